@@ -1,0 +1,31 @@
+# make repro    build every result        make test    run the tests
+# Both make their own environment in .venv. TORCH is handed to pip before anything else is installed; without it, pip
+# picks the newest torch with CUDA. For a smaller, CPU-only install see README.md.
+TORCH ?=
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: repro test test-all lint sweep clean
+
+repro: .venv/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
+	@echo; cat results/table.md
+
+test: .venv/installed lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: .venv/installed lint
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(if $(TORCH),$(BIN)/python -m pip install $(TORCH))
+	$(BIN)/python -m pip install -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv .s4spipe

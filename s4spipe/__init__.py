@@ -1,0 +1,6 @@
+"""s4spipe: learned few-step ODE solvers for diffusion models, as a DVC pipeline."""
+
+from s4spipe.sampling import sample
+from s4spipe.tableau import Tableau
+
+__all__ = ["Tableau", "sample"]

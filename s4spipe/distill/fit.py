@@ -1,0 +1,152 @@
+"""Learning a solver: S4S fits coefficients, S4S-Alt alternates between times and coefficients (Frankel et al. 2025)."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from tqdm import tqdm
+
+from s4spipe.distill import relaxed
+from s4spipe.families import LMS
+from s4spipe.files import Scratch
+from s4spipe.pairs import Pairs
+from s4spipe.sampling import sample
+
+COEFFICIENTS = ("u",)
+TIMES = ("times.xi", "times.xi_c")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Some epochs over all pairs, in which the named parameters of the student learn and the others are frozen."""
+
+    learns: tuple[str, ...]
+    epochs: int
+
+
+def s4s(epochs: int) -> list[Phase]:
+    """Plain S4S: coefficients on fixed steps."""
+    return [Phase(COEFFICIENTS, epochs)]
+
+
+def s4s_alt(alternations: int, epochs: int, warmup_epochs: int, joint: bool) -> list[Phase]:
+    """S4S-Alt: first a learned schedule to start from, then schedule and coefficients in turn, or both jointly.
+
+    `epochs` is the length of each half of an alternation; jointly, the epochs of both halves go to everything at once.
+    """
+    halves = [Phase(COEFFICIENTS + TIMES, 2 * epochs)] if joint else [Phase(TIMES, epochs), Phase(COEFFICIENTS, epochs)]
+    return [Phase(TIMES, warmup_epochs), *alternations * halves]
+
+
+def fit(
+    student: LMS,
+    phases: Sequence[Phase],
+    denoiser: Callable,
+    training: Pairs,
+    validation: Pairs,
+    distance: Callable[[Tensor, Tensor], Tensor],
+    *,
+    batch_size: int,
+    learning_rate: float,
+    radius: float,
+    seed: int,
+    scratch: Scratch,
+    description: str = "fit",
+) -> list[dict]:
+    """Learn `student` in place, leave it at the parameters best on `validation`, and return the losses of every epoch.
+
+    Minimises E min_{|x'_T - x_T| <= r sigma_T} d(student(x'_T), teacher(x_T)) (Sec. 3.1.2) with Adam, whose rate falls
+    as half a cosine and whose gradient is clipped at norm 1. Every minibatch step moves the parameters and then its own
+    x'_T, by projected gradient descent; a move is kept where it lowers the pair's loss, and the moves' rate is halved
+    after an epoch that kept none (the practice of LD3, Tong et al. 2024, arXiv 2405.15506). Validation runs from the
+    unmoved x_T, as sampling does. The backward pass re-computes each network call, so memory does not grow with NFE
+    times the activations.
+
+    Progress is saved to `scratch` after every epoch.
+    """
+    parameters = dict(student.named_parameters())
+    groups = [{"params": [p], "name": name} for name, p in parameters.items()]
+    optimizer = torch.optim.Adam(groups, learning_rate)
+    unit = student.noise.sigma_T
+    limit = unit * relaxed.radius(radius, training.x_T[0].numel(), student.parameter_count)
+    epochs = [phase.learns for phase in phases for _ in range(phase.epochs)]
+
+    def losses(pairs: Pairs, index: Tensor, x_T: Tensor, call: Callable) -> Tensor:
+        condition = None if pairs.condition is None else pairs.condition[index]
+        return distance(sample(call, student(), x_T, condition), pairs.x_0[index])
+
+    @torch.no_grad()
+    def validate() -> float:
+        batches = torch.arange(len(validation), device=validation.x_T.device).split(200)
+        return torch.cat([losses(validation, i, validation.x_T[i], denoiser) for i in batches]).mean().item()
+
+    def clone() -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in parameters.items()}
+
+    if state := scratch.load("fit"):
+        restore(parameters, state["parameters"])
+        optimizer.load_state_dict(state["optimizer"])
+        state["moved"] = state["moved"].to(training.x_T.device)
+    else:
+        state = {"epoch": 0, "moved": training.x_T.clone(), "rate": 12 / len(student.t), "best": clone()}
+        state["history"] = [{"epoch": 0, "learns": "", "train": None, "validation": validate(), "moves": 0}]
+    moved, history = state["moved"], state["history"]
+
+    for epoch in (
+        bar := tqdm(range(state["epoch"], len(epochs)), description, len(epochs), initial=state["epoch"], disable=None)
+    ):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * epoch / len(epochs))))
+            group["params"][0].requires_grad_(group["name"] in epochs[epoch])
+        order = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
+        epoch_losses, moves = [], 0
+        for index in order.to(moved.device).split(batch_size):
+            x_T = moved[index].requires_grad_(limit > 0)
+            loss = losses(training, index, x_T, recomputed(denoiser))
+            optimizer.zero_grad()
+            loss.sum().backward()
+            for p in parameters.values():
+                if p.grad is not None:
+                    p.grad /= len(index)
+            torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+            optimizer.step()
+            student.clip()
+            if limit > 0:
+                step = state["rate"] * unit**2 * x_T.grad
+                proposal = relaxed.project(x_T.detach() - step, training.x_T[index], limit)
+                with torch.no_grad():
+                    better = losses(training, index, proposal, denoiser) < loss.detach()
+                moved[index[better]] = proposal[better]
+                moves += int(better.sum())
+            epoch_losses.append(loss.detach())
+        if moves == 0:
+            state["rate"] /= 2
+        row = {
+            "epoch": epoch + 1,
+            "learns": "+".join(epochs[epoch]),
+            "train": torch.cat(epoch_losses).mean().item(),
+            "validation": validate(),
+            "moves": moves,
+        }
+        if row["validation"] < min(past["validation"] for past in history):
+            state["best"] = clone()
+        history.append(row)
+        bar.set_postfix(validation=f"{row['validation']:.2e}")
+        scratch.save("fit", state | {"epoch": epoch + 1, "parameters": clone(), "optimizer": optimizer.state_dict()})
+
+    restore(parameters, state["best"])
+    return history
+
+
+def recomputed(denoiser: Callable) -> Callable:
+    """The denoiser, with each call's activations thrown away and made again in the backward pass."""
+    return lambda *inputs: checkpoint(denoiser, *inputs, use_reentrant=False)
+
+
+@torch.no_grad()
+def restore(parameters: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    for name, p in parameters.items():
+        p.copy_(values[name])

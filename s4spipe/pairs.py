@@ -1,0 +1,106 @@
+"""Noises drawn one by one, samples made from them shard by shard, and the teacher's pairs on disk."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from s4spipe.errors import UserError
+from s4spipe.files import Scratch, read_tensors, write_tensors
+from s4spipe.sampling import sample
+from s4spipe.tableau import Tableau
+
+STREAMS = {"train": 0, "validation": 1, "sample": 2}  # apart by construction, whatever the seeds and counts
+
+
+def draw(
+    denoiser: Callable, stream: str, seed: int, indices: range, conditional: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    """x_T [n, *sample_shape], float32 of standard deviation sigma_T, and class labels [n] (None if not conditional).
+
+    Each row is a function of (seed, stream, index) alone: it does not depend on its neighbours, on the batch size or on
+    the device.
+    """
+    noises, labels = [], []
+    for index in indices:
+        rng = np.random.default_rng((seed, STREAMS[stream], index))
+        noises.append(rng.standard_normal(denoiser.sample_shape))
+        labels.append(rng.integers(max(denoiser.num_classes, 1)))
+    x_T = torch.tensor(np.stack(noises) * denoiser.noise_schedule.sigma_T, dtype=torch.float32)
+    return x_T, torch.tensor(labels) if conditional and denoiser.num_classes else None
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """x_T [n, ...] noises, x_0 [n, ...] the teacher's samples from them, condition [n] or None."""
+
+    x_T: Tensor
+    x_0: Tensor
+    condition: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.x_T)
+
+    @classmethod
+    def of(cls, shards: Iterable[dict]) -> "Pairs":
+        """The shards of `solve`, joined."""
+        shards = list(shards)
+        x_T, x_0 = (torch.cat([shard[key] for shard in shards]) for key in ("x_T", "x_0"))
+        return cls(x_T, x_0, torch.cat([s["condition"] for s in shards]) if "condition" in shards[0] else None)
+
+    def save(self, path: str | Path) -> None:
+        tensors = {"x_T": self.x_T, "x_0": self.x_0}
+        write_tensors(path, tensors if self.condition is None else tensors | {"condition": self.condition})
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device, count: int | None = None) -> "Pairs":
+        """The first `count` pairs. Raises UserError if the file is broken or has fewer."""
+        tensors, _ = read_tensors(path)
+        count = len(tensors["x_T"]) if count is None else count
+        if len(tensors["x_T"]) < count:
+            raise UserError(
+                f"{path}: holds {len(tensors['x_T'])} pairs, {count} were asked for: raise teacher.train or "
+                "teacher.validation in params.yaml, or ask for fewer pairs"
+            )
+        x_T, x_0, condition = (
+            tensors[k][:count].to(device) if k in tensors else None for k in ("x_T", "x_0", "condition")
+        )
+        return cls(x_T, x_0, condition)
+
+
+@torch.inference_mode()
+def solve(
+    denoiser: Callable,
+    tableau: Tableau,
+    stream: str,
+    seed: int,
+    count: int,
+    batch_size: int,
+    device: torch.device,
+    scratch: Scratch,
+    conditional: bool = True,
+) -> Iterator[dict]:
+    """Shards of up to `batch_size` samples: x_T, x_0, condition (absent if None) on the CPU, and the seconds they took.
+
+    A shard that `scratch` has is not made again.
+    """
+    ranges = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    bar = tqdm(total=count, desc=f"{tableau.name} {stream}", unit="sample", disable=None)
+    for indices in ranges:
+
+        def make(indices: range = indices) -> dict:
+            x_T, condition = draw(denoiser, stream, seed, indices, conditional)
+            on_device = None if condition is None else condition.to(device)
+            started = time.perf_counter()
+            x_0 = sample(denoiser, tableau, x_T.to(device), on_device).cpu()
+            shard = {"x_T": x_T, "x_0": x_0, "seconds": time.perf_counter() - started}
+            return shard if condition is None else shard | {"condition": condition}
+
+        yield scratch.once(f"{stream}-{indices.start}-{indices.stop}", make)
+        bar.update(len(indices))
+    bar.close()

@@ -1,0 +1,214 @@
+"""params.yaml as checked data: every key known, every value of the right type and within its range."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML, YAMLError
+
+from s4spipe.classical import CLASSICAL
+from s4spipe.distance import DISTANCES
+from s4spipe.errors import UserError, unknown
+from s4spipe.steps import STEPS
+
+
+def _one_of(what: str, known) -> type:
+    def check(name):
+        if name not in known:
+            raise unknown(what, name, known)
+        return name
+
+    return Annotated[str, BeforeValidator(check)]
+
+
+Solver = _one_of("classical solver", CLASSICAL)
+Schedule = _one_of("schedule", STEPS)
+Distance = _one_of("distance", DISTANCES)
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+Epochs = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Block(BaseModel):
+    """A mapping that knows all its keys; numbers are not read out of strings, nor truth values out of numbers."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Run(Block):
+    device: str
+    batch_size: Count
+
+
+class Model(Block):
+    weights: str
+    condition: Literal["labels", "none"]
+    guidance: NonNegative
+
+
+class TrainDigits(Block):
+    steps: Count
+    batch_size: Count
+    learning_rate: Positive
+    ema: Fraction
+    label_dropout: Fraction
+    seed: Seed
+
+
+class TrainFeatures(Block):
+    epochs: Count
+    learning_rate: Positive
+    seed: Seed
+
+
+class Teacher(Block):
+    solver: Solver
+    steps: Schedule
+    nfe: Count
+    train: Count
+    validation: Count
+    seed: Seed
+
+
+class Learn(Block):
+    """What S4S and S4S-Alt share."""
+
+    init: Solver
+    steps: Schedule
+    order: Count
+    distance: Distance
+    radius: NonNegative
+    pairs: Count
+    validation_pairs: Count
+    batch_size: Count
+    learning_rate: Positive
+    seed: Seed
+
+
+class S4S(Learn):
+    epochs: Epochs
+
+
+class S4SAlt(Learn):
+    warmup_epochs: Epochs
+    alternations: Epochs
+    epochs: Epochs
+    decoupling: Annotated[float, Field(ge=0, le=0.5)]
+    joint: bool
+
+
+class Sample(Block):
+    count: Count
+    seed: Seed
+
+
+class Fid(Block):
+    features: str
+    reference: Literal["digits"]
+
+
+class Report(Block):
+    sheet_columns: Annotated[int, Field(ge=1, le=20)]
+
+
+class Params(Block):
+    nfe: Annotated[list[Count], Field(min_length=1)]
+    classical: list[Solver]
+    run: Run
+    model: Model
+    train_digits: TrainDigits
+    train_features: TrainFeatures
+    teacher: Teacher
+    classical_steps: dict[Solver, Schedule]
+    s4s: S4S
+    s4s_alt: S4SAlt
+    sample: Sample
+    fid: Fid
+    report: Report
+
+    def check(self) -> None:
+        """The rules that join two keys."""
+        for name in self.classical:
+            if name not in self.classical_steps:
+                raise UserError(
+                    f"classical_steps.{name}: missing; give one of the schedules {', '.join(sorted(STEPS))}"
+                )
+        for key in ("nfe", "classical"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise UserError(f"{key}: every entry must stand once, got {values}")
+        for block in ("s4s", "s4s_alt"):
+            learn = getattr(self, block)
+            if learn.order > min(self.nfe):
+                raise UserError(
+                    f"{block}.order: must not exceed the smallest NFE, which is {min(self.nfe)}, got {learn.order}"
+                )
+            if learn.pairs > self.teacher.train:
+                raise UserError(
+                    f"{block}.pairs: must be at most teacher.train = {self.teacher.train}, got {learn.pairs}"
+                )
+            if learn.validation_pairs > self.teacher.validation:
+                raise UserError(
+                    f"{block}.validation_pairs: must be at most teacher.validation = {self.teacher.validation}, "
+                    f"got {learn.validation_pairs}"
+                )
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """Read and check a parameter file. Raises UserError, naming the file and the key, for the first mistake in it."""
+    try:
+        data = YAML(typ="safe").load(Path(path))  # the parser that DVC uses
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run from the project's root") from None
+    except YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: must be a mapping of blocks")
+    try:
+        params = Params.model_validate(data)
+        params.check()
+    except ValidationError as error:
+        raise UserError(f"{path}: {_sentence(error.errors()[0], data)}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return params
+
+
+def _sentence(error: dict, data: dict) -> str:
+    """One of pydantic's errors in the words of a parameter file."""
+    where = ".".join(str(part) for part in error["loc"] if part != "[key]")
+    if error["type"] == "extra_forbidden":
+        block: type[BaseModel] = Params
+        for part in error["loc"][:-1]:
+            block = block.model_fields[part].annotation
+        return f"{where}: {unknown('key', error['loc'][-1], block.model_fields)}"
+    if error["type"] == "missing":
+        return f"{where}: missing"
+    if "error" in error.get("ctx", {}):  # raised by one of the validators above
+        return f"{where}: {error['ctx']['error']}"
+    message = (
+        error["msg"]
+        .replace("Input should be", "must be")
+        .replace("a valid integer", "an integer")
+        .replace("valid ", "")
+    )
+    return f"{where}: {message[0].lower()}{message[1:]}, got {error['input']!r}"
+
+
+def device(name: str) -> torch.device:
+    """The device named `name`; `auto` is CUDA where there is one, else the CPU. Raises UserError for an absent one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(name)
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(
+            f"run.device: {name!r} is not available on this machine (CUDA devices seen: {torch.cuda.device_count()}); "
+            "use auto or cpu in params.yaml"
+        ) from None
+    return chosen

@@ -1,0 +1,1 @@
+"""Tables and figures of a finished run, from its per-cell results alone."""

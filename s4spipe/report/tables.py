@@ -1,0 +1,54 @@
+"""metrics.json, fid.csv and the table of FID by solver."""
+
+import csv
+import io
+
+LEARNED = ("s4s", "s4s_alt")
+Metrics = dict[
+    str, dict[str, dict]
+]  # {solver: {"nfe5": {"fid": .., "teacher_distance": .., "seconds_per_sample": ..}}}
+
+
+def to_csv(metrics: Metrics) -> str:
+    """One row per solver and NFE."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    columns = ["fid", "teacher_distance", "seconds_per_sample"]
+    writer.writerow(["solver", "nfe", "steps", *columns])
+    for solver, cells in metrics.items():
+        for nfe, cell in cells.items():
+            writer.writerow([solver, nfe.removeprefix("nfe"), cell["steps"], *(cell[c] for c in columns)])
+    return out.getvalue()
+
+
+def to_markdown(metrics: Metrics, nfes: list[int]) -> str:
+    """FID by solver (rows) and NFE (columns), the learned solvers' gap closed, and the teacher."""
+    teacher = metrics["teacher"]
+    ((teacher_nfe, reference),) = teacher.items()
+    rows = [["FID at NFE", *map(str, nfes)]]
+    for solver, cells in metrics.items():
+        if solver != "teacher":
+            rows.append([solver, *(f"{cells[f'nfe{nfe}']['fid']:.3f}" for nfe in nfes)])
+    rows.append([f"teacher ({teacher_nfe.removeprefix('nfe')} NFE)", *[f"{reference['fid']:.3f}"] * len(nfes)])
+    for solver in LEARNED:
+        rows.append([f"gap closed by {solver}", *(f"{gap_closed(metrics, solver, nfe):.3f}" for nfe in nfes)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "| "
+        + " | ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        + " |"
+        for row in rows
+    ]
+    lines.insert(
+        1, "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def gap_closed(metrics: Metrics, solver: str, nfe: int) -> float:
+    """(best classical - solver) / (best classical - teacher) in FID; 1 is as good as the teacher."""
+    (teacher,) = (cell["fid"] for cell in metrics["teacher"].values())
+    best = min(cells[f"nfe{nfe}"]["fid"] for name, cells in metrics.items() if name not in ("teacher", *LEARNED))
+    return (best - metrics[solver][f"nfe{nfe}"]["fid"]) / (best - teacher)

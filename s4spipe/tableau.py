@@ -1,0 +1,140 @@
+"""The solver table: one representation for every explicit solver, classical or learned."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from s4spipe import noise
+from s4spipe.errors import UserError, unknown
+from s4spipe.files import read_json, write_text
+from s4spipe.noise import NoiseSchedule
+
+SCHEMA = 1
+KEYS = ("schema", "name", "nfe", "noise", "t", "t_c", "c", "W", "meta")
+
+
+@dataclass(frozen=True, eq=False)
+class Tableau:
+    """An explicit solver with N network evaluations D(x, t) -> x0 prediction, as numbers.
+
+        y_0 = x_T
+        d_j = D(y_j, t_c[j])                            j = 0 .. N-1
+        y_i = c[i-1] x_T + sum_{j<i} W[i-1, j] d_j      i = 1 .. N;   the sample is y_N
+
+    Every one-step, multistep and predictor-corrector solver is of this form, since each of its states is linear in
+    x_T and in the evaluations so far (the idea of Butcher's tableau). Tensors are float64 and may carry gradients.
+
+    Attributes:
+        t: [N+1] times of the steps, strictly falling, within the noise schedule's range.
+        t_c: [N] times shown to the network, within the noise schedule's range.
+        c: [N] weights of x_T.
+        W: [N, N] weights of the evaluations, lower triangular.
+        noise: the noise schedule that the times refer to.
+        name: the solver's name.
+        meta: provenance, any JSON-ready data.
+
+    Raises UserError when a rule above is broken.
+    """
+
+    t: Tensor
+    t_c: Tensor
+    c: Tensor
+    W: Tensor
+    noise: NoiseSchedule
+    name: str
+    meta: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        n = self.nfe
+        if n < 1:
+            raise UserError("a tableau needs at least one evaluation, got an empty c")
+        for key, shape in {"t": (n + 1,), "t_c": (n,), "c": (n,), "W": (n, n)}.items():
+            value = getattr(self, key)
+            if value.dtype != torch.float64 or tuple(value.shape) != shape:
+                raise UserError(
+                    f"tableau entry {key} must be float64 of shape {list(shape)} to go with the {n} entries of c, "
+                    f"got {value.dtype} of shape {list(value.shape)}"
+                )
+            if not value.isfinite().all():
+                raise UserError(f"tableau entry {key} must be finite, got {value.detach().tolist()}")
+        if self.W.detach().triu(1).any():
+            raise UserError("tableau entry W must be lower triangular: a state may use only evaluations made before it")
+        if not (self.t.detach().diff() < 0).all():
+            raise UserError(f"tableau entry t must fall strictly, got {self.t.detach().tolist()}")
+        low, high = self.noise.t_min, self.noise.T
+        slack = 1e-9 * (high - low)
+        for key in ("t", "t_c"):
+            value = getattr(self, key).detach()
+            if value.min() < low - slack or value.max() > high + slack:
+                raise UserError(
+                    f"tableau entry {key} must stay within the noise schedule's times [{low:g}, {high:g}], "
+                    f"got {value.tolist()}"
+                )
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations per sample."""
+        return len(self.c)
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON, one line per row of numbers; the same tableau gives the same bytes."""
+        rows = {
+            "schema": SCHEMA,
+            "name": self.name,
+            "nfe": self.nfe,
+            "noise": noise.describe(self.noise),
+            "t": self.t.tolist(),
+            "t_c": self.t_c.tolist(),
+            "c": self.c.tolist(),
+        }
+        lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in rows.items()]
+        triangle = ",\n".join("    " + json.dumps(row[: i + 1]) for i, row in enumerate(self.W.tolist()))
+        lines.append(f'  "W": [\n{triangle}\n  ]')
+        lines.append('  "meta": ' + json.dumps(self.meta, indent=2, sort_keys=True).replace("\n", "\n  "))
+        write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Tableau":
+        """Read what `save` wrote. Raises UserError, naming the file and the entry, for anything else."""
+        data = read_json(path)
+        try:
+            return cls._from_json(data)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+    @classmethod
+    def _from_json(cls, data: object) -> "Tableau":
+        if not isinstance(data, dict):
+            raise UserError("a solver file must be a JSON object")
+        if data.get("schema") != SCHEMA:
+            raise UserError(f"schema must be {SCHEMA}, got {data.get('schema')!r}: another version of s4spipe wrote it")
+        for key in data:
+            if key not in KEYS:
+                raise unknown("entry", key, KEYS)
+        for key in KEYS:
+            if key not in data:
+                raise UserError(f"entry {key} is missing")
+        for key, kind in {"name": str, "noise": dict, "meta": dict, "W": list}.items():
+            if not isinstance(data[key], kind):
+                raise UserError(f"entry {key} must be of type {kind.__name__}, got {data[key]!r}")
+        t, t_c, c = (_numbers(key, data[key]) for key in ("t", "t_c", "c"))
+        if isinstance(data["nfe"], bool) or data["nfe"] != len(c):
+            raise UserError(f"nfe must be {len(c)}, the number of entries of c, got {data['nfe']!r}")
+        if len(data["W"]) != len(c):
+            raise UserError(f"entry W must have {len(c)} rows, one per evaluation, got {len(data['W'])}")
+        W = torch.zeros(len(c), len(c), dtype=torch.float64)
+        for i, row in enumerate(data["W"]):
+            numbers = _numbers(f"W[{i}]", row)
+            if len(numbers) != i + 1:
+                raise UserError(f"entry W[{i}] must have {i + 1} numbers (lower triangular), got {len(numbers)}")
+            W[i, : i + 1] = numbers
+        return cls(t, t_c, c, W, noise.from_description(data["noise"]), data["name"], data["meta"])
+
+
+def _numbers(key: str, value: object) -> Tensor:
+    if not isinstance(value, list) or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
+        raise UserError(f"entry {key} must be a list of numbers, got {value!r}")
+    return torch.tensor(value, dtype=torch.float64)

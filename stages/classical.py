@@ -1,0 +1,24 @@
+"""Write a classical solver's tableau on the solver's schedule, or with solver `teacher`, the teacher's."""
+
+import click
+
+from s4spipe import classical, models, stage, steps
+from s4spipe.params import Params
+
+
+@stage.command
+@click.argument("solver")
+@click.argument("nfe", type=int)
+def main(params: Params, solver: str, nfe: int) -> None:
+    noise = models.noise_schedule(params.model.model_dump())
+    if solver == "teacher":
+        name, schedule = params.teacher.solver, params.teacher.steps
+    else:
+        name, schedule = solver, params.classical_steps[solver]
+    meta = {"solver": name, "steps": schedule}
+    tableau = classical.build(name, noise, steps.build(schedule, noise, nfe), meta)
+    tableau.save(f"solvers/{solver}/{nfe}.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Tables and figures from the cells that params.yaml names, and from no others."""
+
+from pathlib import Path
+
+import click
+import numpy as np
+
+from s4spipe import stage
+from s4spipe.files import read_array, read_json, write_json, write_text
+from s4spipe.params import Params
+from s4spipe.report import figures, tables
+from s4spipe.report.tables import LEARNED
+from s4spipe.tableau import Tableau
+
+
+@stage.command
+def main(params: Params) -> None:
+    cells = {"teacher": [params.teacher.nfe], **dict.fromkeys((*params.classical, *LEARNED), params.nfe)}
+    metrics = {solver: {f"nfe{nfe}": cell(solver, nfe) for nfe in nfes} for solver, nfes in cells.items()}
+    results, plots = Path("results"), Path("results/figures")
+    for stale in plots.glob("*.png"):
+        stale.unlink()
+    figures.fid_against_nfe(metrics, plots / "fid.png")
+    for nfe in params.nfe:
+        fits = {solver: (Tableau.load(f"solvers/{solver}/{nfe}.json"), history(solver, nfe)) for solver in LEARNED}
+        figures.losses({solver: losses for solver, (_, losses) in fits.items()}, plots / f"loss-{nfe}.png")
+        matrices = {s: (np.array(t.meta["b_start"]), np.array(t.meta["b"])) for s, (t, _) in fits.items()}
+        figures.coefficients(matrices, plots / f"coefficients-{nfe}.png")
+        rows = [("teacher", params.teacher.nfe), *((solver, nfe) for solver in (*params.classical, *LEARNED))]
+        sheet = [
+            (f"{s}  FID {metrics[s][f'nfe{n}']['fid']:.2f}", images(s, n, params.report.sheet_columns)) for s, n in rows
+        ]
+        figures.sample_sheet(
+            sheet, f"one column, one noise; {nfe} NFE, the teacher {params.teacher.nfe}", plots / f"samples-{nfe}.png"
+        )
+    write_text(results / "fid.csv", tables.to_csv(metrics))
+    table = tables.to_markdown(metrics, params.nfe)
+    write_text(results / "table.md", table)
+    write_json(results / "metrics.json", metrics)
+    click.echo(table)
+
+
+def cell(solver: str, nfe: int) -> dict:
+    steps = Tableau.load(f"solvers/{solver}/{nfe}.json").meta["steps"]
+    seconds = read_json(f"samples/{solver}-{nfe}.json")["seconds_per_sample"]
+    return read_json(f"evaluations/{solver}-{nfe}.json") | {"seconds_per_sample": seconds, "steps": steps, "nfe": nfe}
+
+
+def history(solver: str, nfe: int) -> list[dict]:
+    return read_json(f"solvers/{solver}/{nfe}.history.json")
+
+
+def images(solver: str, nfe: int, count: int) -> np.ndarray:
+    return read_array(f"samples/{solver}-{nfe}.npy")[:count]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The embedded model, as it lies in git."""
+
+import pytest
+import torch
+
+from s4spipe import classical, files, models, steps
+from s4spipe.errors import UserError
+from s4spipe.files import Scratch
+from s4spipe.models import digits, features
+from s4spipe.pairs import Pairs, draw, solve
+
+WEIGHTS = "models/digits.safetensors"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def denoiser():
+    return models.load({"weights": WEIGHTS})
+
+
+def x_at(sigma, n=6):
+    return digits.images()[0][:n] + sigma * torch.randn(n, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_it_denoises(denoiser):
+    clean, labels = digits.images()
+    sigma = torch.tensor(0.5)
+    error = (denoiser(x_at(0.5, 200), sigma, labels[:200]) - clean[:200]).square().mean()
+    assert error < 0.2 * 0.5**2  # a fifth of the noise's variance is left
+
+
+def test_preconditioning_is_edms(denoiser):
+    """Karras et al. 2022, Table 1, written out for one sigma."""
+    x, sigma, s = x_at(1.7), torch.tensor(1.7), digits.SIGMA_DATA
+    labels = torch.arange(6)
+    F = denoiser.net(x / (1.7**2 + s**2) ** 0.5, sigma.log().expand(6), labels).sample
+    expected = s**2 / (1.7**2 + s**2) * x + 1.7 * s / (1.7**2 + s**2) ** 0.5 * F
+    torch.testing.assert_close(denoiser(x, sigma, labels), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_guidance_is_the_combination_of_two_calls(denoiser):
+    guided = models.load({"weights": WEIGHTS, "guidance": 2.5})
+    x, t, labels = x_at(2.0), torch.tensor(2.0), torch.arange(6)
+    with_label, without = denoiser(x, t, labels), denoiser(x, t, None)
+    assert (with_label - without).abs().max() > 0.1
+    torch.testing.assert_close(guided(x, t, labels), without + 2.5 * (with_label - without), rtol=1e-4, atol=1e-4)
+
+
+def test_samples_do_not_depend_on_the_batch(denoiser, tmp_path):
+    noise = denoiser.noise_schedule
+    tableau = classical.build("unipc_bh2", noise, steps.build("edm", noise, 5))
+    made = {}
+    for size in (1, 7, 64):
+        shards = solve(denoiser, tableau, "sample", 3, 64, size, CPU, Scratch(tmp_path / str(size)))
+        made[size] = Pairs.of(shards)
+    for size in (1, 7):
+        assert torch.equal(made[size].x_T, made[64].x_T)
+        assert torch.equal(made[size].condition, made[64].condition)
+        torch.testing.assert_close(made[size].x_0, made[64].x_0, rtol=1e-4, atol=1e-4)
+
+
+def test_draws_are_functions_of_seed_stream_and_index(denoiser):
+    x, labels = draw(denoiser, "train", 0, range(5, 9))
+    again, _ = draw(denoiser, "train", 0, range(7, 8))
+    assert torch.equal(x[2:3], again)
+    others = [draw(denoiser, *other, range(5, 9))[0] for other in (("train", 1), ("validation", 0), ("sample", 0))]
+    assert not any(torch.equal(x, other) for other in others)
+    assert draw(denoiser, "train", 0, range(3), conditional=False)[1] is None
+    many, labels = draw(denoiser, "train", 0, range(2000))
+    assert many.std().item() == pytest.approx(80.0, rel=0.01)
+    assert set(labels.tolist()) == set(range(10))
+
+
+def test_solving_resumes_from_its_shards(denoiser, tmp_path):
+    noise = denoiser.noise_schedule
+    tableau = classical.build("ddim", noise, steps.build("edm", noise, 2))
+    arguments = (denoiser, tableau, "sample", 0, 30, 10, CPU)
+    whole = Pairs.of(solve(*arguments, Scratch(tmp_path / "a")))
+    stopped = solve(*arguments, Scratch(tmp_path / "b"))
+    next(stopped)
+    stopped.close()
+    assert len(list((tmp_path / "b").iterdir())) == 1
+    resumed = Pairs.of(solve(*arguments, Scratch(tmp_path / "b")))
+    assert torch.equal(whole.x_0, resumed.x_0)
+
+
+def test_pairs_round_trip_and_ask_for_no_more_than_there_are(tmp_path):
+    pairs = Pairs(torch.randn(4, 3), torch.randn(4, 3), torch.arange(4))
+    pairs.save(tmp_path / "p.safetensors")
+    two = Pairs.load(tmp_path / "p.safetensors", CPU, 2)
+    assert torch.equal(two.x_0, pairs.x_0[:2])
+    with pytest.raises(UserError, match="holds 4 pairs, 5 were asked for"):
+        Pairs.load(tmp_path / "p.safetensors", CPU, 5)
+
+
+def test_training_resumes_where_it_was_killed(tmp_path, monkeypatch):
+    """The same weights to the bit, killed after 500 steps of 600 or not."""
+    params = {"steps": 600, "batch_size": 2, "learning_rate": 1e-3, "ema": 0.99, "label_dropout": 0.1, "seed": 0}
+    monkeypatch.setitem(digits.UNET, "block_out_channels", [8, 8])
+    monkeypatch.setitem(digits.UNET, "attention_head_dim", 8)
+    digits.train(tmp_path / "whole.safetensors", params, CPU, Scratch(tmp_path / "a"))
+    scratch = Scratch(tmp_path / "b")
+
+    def save_and_die(name, state):
+        Scratch.save(scratch, name, state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scratch, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        digits.train(tmp_path / "killed.safetensors", params, CPU, scratch)
+    assert not (tmp_path / "killed.safetensors").exists()
+    digits.train(tmp_path / "killed.safetensors", params, CPU, Scratch(tmp_path / "b"))
+    assert (tmp_path / "whole.safetensors").read_bytes() == (tmp_path / "killed.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda path: path.unlink(), "no such file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:1000]), "not a whole safetensors file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "not a whole safetensors file"),
+        (lambda path: path.write_bytes(b"PK"), "not a whole safetensors file"),
+        (lambda path: path.write_bytes(open("models/features.safetensors", "rb").read()), "does not hold a U-Net"),
+        (lambda path: files.write_tensors(path, {}, {"unet": {"sample_size": "x"}}), "does not hold a U-Net"),
+    ],
+)
+def test_a_broken_model_file_is_told(change, says, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(open(WEIGHTS, "rb").read())
+    change(path)
+    with pytest.raises(UserError, match=says) as error:
+        models.load({"weights": str(path)})
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_features_tell_digits_apart():
+    net = features.DigitFeatures.load("models/features.safetensors", CPU)
+    images, labels = digits.images()
+    logits = net.head(net(features.to_255(images)))
+    assert (logits.argmax(1) == labels).float().mean() > 0.97
+
+
+def test_features_of_another_network_are_refused():
+    with pytest.raises(UserError, match="not the weights of the digits' features network"):
+        features.DigitFeatures.load(WEIGHTS, CPU)

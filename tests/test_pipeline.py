@@ -1,0 +1,202 @@
+"""The real pipeline, at a tiny size, in a clone of its own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parent.parent
+TINY = {
+    "nfe": [3],
+    "classical": ["ddim"],
+    "teacher": {"nfe": 6, "train": 24, "validation": 12},
+    "s4s": {"pairs": 24, "validation_pairs": 12, "batch_size": 8, "epochs": 1},
+    "s4s_alt": {"pairs": 24, "validation_pairs": 12, "batch_size": 8, "warmup_epochs": 1, "alternations": 1},
+    "sample": {"count": 100},
+    "run": {"batch_size": 16, "device": "cpu"},
+}
+pytestmark = pytest.mark.slow
+
+
+def run(project, *command, ok=True):
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) is ok, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def ran(output):
+    """The stages that a `dvc repro` ran (or would run, with --dry)."""
+    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")}
+
+
+def edit(project, **blocks):
+    path = project / "params.yaml"
+    data = YAML(typ="safe").load(path)
+    for name, value in blocks.items():
+        data[name] = {**data[name], **value} if isinstance(value, dict) else value
+    YAML(typ="safe").dump(data, path)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy of the files that git knows, with tiny parameters, after one `dvc repro`."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    run(folder, "git", "init", "-q")
+    edit(folder, **TINY)
+    output = run(folder, "dvc", "repro")
+    # A fresh clone starts from the trained model.
+    assert not ran(output) & {"train_digits", "train_features"}
+    return folder
+
+
+@pytest.fixture
+def edited(project):
+    """Edits params.yaml for one test."""
+    before = (project / "params.yaml").read_text()
+    yield lambda **blocks: edit(project, **blocks)
+    (project / "params.yaml").write_text(before)
+
+
+def test_results_hold_exactly_the_cells_that_params_name(project):
+    metrics = json.loads((project / "results/metrics.json").read_text())
+    assert {solver: list(cells) for solver, cells in metrics.items()} == {
+        "teacher": ["nfe6"],
+        "ddim": ["nfe3"],
+        "s4s": ["nfe3"],
+        "s4s_alt": ["nfe3"],
+    }
+    assert all(
+        cell["fid"] > 0 and cell["seconds_per_sample"] > 0 for cells in metrics.values() for cell in cells.values()
+    )
+    assert metrics["teacher"]["nfe6"]["teacher_distance"] == 0
+    figures = {path.name for path in (project / "results/figures").iterdir()}
+    assert figures == {"fid.png", "loss-3.png", "samples-3.png", "coefficients-3.png"}
+
+
+def test_a_second_repro_runs_nothing(project):
+    assert ran(run(project, "dvc", "repro")) == set()
+    assert "up to date" in run(project, "dvc", "status")
+
+
+LEARNED_ALT = {"sample_learned@s4s_alt-3", "evaluate_fid_learned@s4s_alt-3"}
+CHANGES = {
+    "s4s_alt": ({"s4s_alt": {"learning_rate": 0.03}}, {"refine_s4s_alt@3", *LEARNED_ALT, "report"}),
+    "s4s": ({"s4s": {"radius": 0.5}}, {"fit_s4s@3", "sample_learned@s4s-3", "evaluate_fid_learned@s4s-3", "report"}),
+    "schedule": ({"classical_steps": {"ddim": "vp_uniform"}},
+                 {"classical@ddim-3", "sample@ddim-3", "evaluate_fid@ddim-3", "report"}),
+    "report": ({"report": {"sheet_columns": 5}}, {"report"}),
+    "run": ({"run": {"batch_size": 50}}, set()),
+    "an NFE more": ({"nfe": [3, 4]},
+                    {"classical@ddim-4", "sample@ddim-4", "evaluate_fid@ddim-4", "fit_s4s@4", "refine_s4s_alt@4",
+                     "report",
+                     *(f"{stage}_learned@{s}-4" for stage in ("sample", "evaluate_fid") for s in ("s4s", "s4s_alt"))}),
+    "a solver more": ({"classical": ["ddim", "ipndm"]},
+                      {"classical@ipndm-3", "sample@ipndm-3", "evaluate_fid@ipndm-3", "report"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "stages"), CHANGES.values(), ids=CHANGES)
+def test_a_change_runs_what_it_touches_and_nothing_else(change, stages, project, edited):
+    edited(**change)
+    assert ran(run(project, "dvc", "repro", "--dry")) == stages
+
+
+def test_a_dropped_cell_is_in_no_result(project, edited):
+    edited(classical=["ddim", "ipndm"])
+    assert "ipndm" in run(project, "dvc", "repro")
+    assert "ipndm" in (project / "results/fid.csv").read_text()
+    edited(classical=["ddim"])
+    assert ran(run(project, "dvc", "repro")) == {"report"}
+    for path in ("metrics.json", "fid.csv", "table.md"):
+        assert "ipndm" not in (project / "results" / path).read_text()
+
+
+def kill_while_running(project, *command, when):
+    """SIGKILL the command as soon as `when()` holds."""
+    process = subprocess.Popen(command, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not when():
+        assert process.poll() is None, "ended before it could be killed"
+        assert time.time() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize(
+    ("stage", "module", "out"),
+    [
+        ("teacher_pairs", ["stages.teacher_pairs"], "pairs/validation.safetensors"),
+        ("refine_s4s_alt@3", ["stages.refine_s4s_alt", "3"], "solvers/s4s_alt/3.json"),
+        ("sample@ddim-3", ["stages.sample", "ddim", "3"], "samples/ddim-3.npy"),
+    ],
+)
+def test_killed_in_the_middle_and_run_again_it_ends_the_same(stage, module, out, project):
+    path, scratch = project / out, project / ".s4spipe"
+    undisturbed = path.read_bytes()
+    path.unlink()
+    kill_while_running(
+        project, sys.executable, "-m", *module, when=lambda: any(scratch.glob("*/*.pt")) if scratch.exists() else False
+    )
+    assert not path.exists()
+    run(project, sys.executable, "-m", *module)
+    assert path.read_bytes() == undisturbed
+    assert not any(scratch.iterdir())
+    assert not list(project.rglob("*.tmp*"))
+
+
+MISTAKES = {
+    "misspelt key": ({"s4s": {"lerning_rate": 1.0}}, "fit_s4s@3", "did you mean 'learning_rate'?"),
+    "unknown schedule": ({"s4s_alt": {"steps": "logsn"}}, "refine_s4s_alt@3", "did you mean 'logsnr'?"),
+    "unknown solver": (
+        {"classical": ["ddmi"], "classical_steps": {"ddmi": "edm"}},
+        "classical",
+        "did you mean 'ddim'?",
+    ),
+    "order above NFE": ({"s4s": {"order": 4}}, "fit_s4s@3", "s4s.order: must not exceed the smallest NFE"),
+    "no CUDA": (
+        {"run": {"device": "cuda:7"}, "s4s": {"seed": 7}},
+        "fit_s4s@3",
+        "run.device: 'cuda:7' is not available",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "stage", "says"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_ends_the_pipeline_with_one_sentence(change, stage, says, project, edited):
+    edited(**change)
+    output = run(project, "dvc", "repro", "-s", stage, ok=False)
+    assert says in output
+    assert "Traceback" not in output
+
+
+def test_a_stage_ends_with_the_process_that_started_it(project):
+    """A killed `dvc repro` leaves no stage behind."""
+    script = "import os, time; from s4spipe import stage; stage._follow_parent(); print(os.getpid(), flush=True); "
+    script += "time.sleep(60)"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {script!r}])"],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    for _ in range(50):
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail("the stage outlived its parent")

@@ -1,0 +1,127 @@
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import NOISES, noises, wavy
+
+from s4spipe import classical, steps
+from s4spipe.errors import UserError
+from s4spipe.noise import VE
+from s4spipe.sampling import sample
+from s4spipe.tableau import Tableau
+
+numbers = st.floats(-1e6, 1e6, allow_nan=False)
+
+
+@st.composite
+def tableaux(draw):
+    n = draw(st.integers(1, 10))
+    inner = draw(st.lists(st.floats(0.01, 79), min_size=n - 1, max_size=n - 1, unique=True))
+    t = [80.0, *sorted(inner, reverse=True), 0.002]
+    table = torch.tensor(draw(st.lists(numbers, min_size=n * n, max_size=n * n)), dtype=torch.float64).view(n, n)
+    c = torch.tensor(draw(st.lists(numbers, min_size=n, max_size=n)), dtype=torch.float64)
+    t_c = torch.tensor(draw(st.lists(st.floats(0.002, 80), min_size=n, max_size=n)), dtype=torch.float64)
+    return Tableau(torch.tensor(t, dtype=torch.float64), t_c, c, table.tril(), VE(), "any", {"note": draw(st.text())})
+
+
+@given(tableau=tableaux())
+def test_saved_and_loaded_it_is_the_same_to_the_bit_and_byte(tableau, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tableau")
+    tableau.save(folder / "a.json")
+    again = Tableau.load(folder / "a.json")
+    for key in ("t", "t_c", "c", "W"):
+        assert torch.equal(getattr(again, key), getattr(tableau, key))
+    assert (again.noise, again.name, again.meta) == (tableau.noise, tableau.name, tableau.meta)
+    again.save(folder / "b.json")
+    assert (folder / "a.json").read_bytes() == (folder / "b.json").read_bytes()
+
+
+@pytest.mark.parametrize("key", NOISES)
+def test_loaded_it_samples_identically(key, tmp_path):
+    noise = NOISES[key]
+    tableau = classical.build("unipc_bh2", noise, steps.build("logsnr", noise, 10))
+    tableau.save(tmp_path / "solver.json")
+    x_T = noises()
+    a, b = (
+        sample(lambda x, t, c: wavy(x, t), table, x_T) for table in (tableau, Tableau.load(tmp_path / "solver.json"))
+    )
+    assert torch.equal(a, b)
+
+
+def test_a_file_of_ten_evaluations_is_small(tmp_path):
+    classical.build("unipc_bh2", VE(), steps.build("edm", VE(), 10)).save(tmp_path / "solver.json")
+    assert (tmp_path / "solver.json").stat().st_size < 20_000
+
+
+def broken(change):
+    def edit(data):
+        change(data)
+        return data
+
+    return edit
+
+
+RULES = {
+    "another schema": (broken(lambda d: d.update(schema=99)), "schema must be 1, got 99"),
+    "no schema": (broken(lambda d: d.pop("schema")), "schema must be 1, got None"),
+    "missing key": (broken(lambda d: d.pop("t_c")), "entry t_c is missing"),
+    "misspelt key": (broken(lambda d: d.update(t_x=[])), "unknown entry 't_x': did you mean"),
+    "wrong nfe": (broken(lambda d: d.update(nfe=4)), "nfe must be 3"),
+    "nfe of another type": (broken(lambda d: d.update(nfe="3")), "nfe must be 3"),
+    "no evaluation": (broken(lambda d: d.update(nfe=0, c=[], W=[], t_c=[], t=[80.0])), "at least one evaluation"),
+    "short t": (broken(lambda d: d["t"].pop()), r"entry t must be float64 of shape \[4\]"),
+    "short t_c": (broken(lambda d: d["t_c"].pop()), r"entry t_c must be float64 of shape \[3\]"),
+    "missing row": (broken(lambda d: d["W"].pop()), "W must have 3 rows"),
+    "above the diagonal": (broken(lambda d: d["W"][0].append(1.0)), r"W\[0\] must have 1 numbers"),
+    "short row": (broken(lambda d: d["W"][2].pop()), r"W\[2\] must have 3 numbers"),
+    "row of another type": (broken(lambda d: d.update(W=[1.0, 2.0, 3.0])), r"W\[0\] must be a list of numbers"),
+    "text for a number": (broken(lambda d: d["c"].__setitem__(0, "a")), "entry c must be a list of numbers"),
+    "truth for a number": (broken(lambda d: d["c"].__setitem__(0, True)), "entry c must be a list of numbers"),
+    "null": (broken(lambda d: d.update(c=None)), "entry c must be a list of numbers"),
+    "nan in W": (broken(lambda d: d["W"][1].__setitem__(0, float("nan"))), "entry W must be finite"),
+    "infinite c": (broken(lambda d: d["c"].__setitem__(1, float("inf"))), "entry c must be finite"),
+    "nan in t": (broken(lambda d: d["t"].__setitem__(1, float("nan"))), "entry t must be finite"),
+    "t rises": (broken(lambda d: d["t"].__setitem__(1, 81.0)), "entry t must fall strictly"),
+    "t stands": (broken(lambda d: d["t"].__setitem__(1, 80.0)), "entry t must fall strictly"),
+    "t beyond T": (broken(lambda d: d["t"].__setitem__(0, 90.0)), r"entry t must stay within .* \[0.002, 80\]"),
+    "t_c below t_min": (broken(lambda d: d["t_c"].__setitem__(2, 0.0)), "entry t_c must stay within"),
+    "unknown noise": (broken(lambda d: d["noise"].update(name="vee")), "unknown noise schedule 'vee'"),
+    "noise of another type": (broken(lambda d: d.update(noise="ve")), "entry noise must be of type dict"),
+    "name of another type": (broken(lambda d: d.update(name=3)), "entry name must be of type str"),
+    "meta of another type": (broken(lambda d: d.update(meta=[])), "entry meta must be of type dict"),
+    "no object": (lambda d: [d], "must be a JSON object"),
+}
+
+
+@pytest.mark.parametrize(("edit", "says"), RULES.values(), ids=RULES)
+def test_a_corrupt_file_is_refused_in_one_sentence_that_names_it(edit, says, tmp_path):
+    path = tmp_path / "solver.json"
+    classical.build("dpmpp_2m", VE(), steps.build("edm", VE(), 3)).save(path)
+    path.write_text(json.dumps(edit(json.loads(path.read_text()))))
+    with pytest.raises(UserError, match=f"solver.json: .*{says}") as error:
+        Tableau.load(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [('{"schema": 1,', "not valid JSON"), ("", "not valid JSON"), (None, "no such")]
+)
+def test_a_truncated_or_missing_file_is_told(content, says, tmp_path):
+    if content is not None:
+        (tmp_path / "solver.json").write_text(content)
+    with pytest.raises(UserError, match=says):
+        Tableau.load(tmp_path / "solver.json")
+
+
+def test_an_upper_triangle_is_refused():
+    base = classical.build("ddim", VE(), steps.build("edm", VE(), 3))
+    with pytest.raises(UserError, match="lower triangular"):
+        Tableau(base.t, base.t_c, base.c, base.W + torch.ones(3, 3).triu(1), base.noise, "x")
+
+
+def test_other_precisions_are_refused():
+    base = classical.build("ddim", VE(), steps.build("edm", VE(), 3))
+    with pytest.raises(UserError, match="float64"):
+        Tableau(base.t, base.t_c, base.c.float(), base.W, base.noise, "x")
