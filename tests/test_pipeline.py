@@ -98,12 +98,6 @@ CHANGES = {
                  {"classical@ddim-3", "sample@ddim-3", "evaluate_fid@ddim-3", "report"}),
     "report": ({"report": {"sheet_columns": 5}}, {"report"}),
     "run": ({"run": {"batch_size": 50}}, set()),
-    "an NFE more": ({"nfe": [3, 4]},
-                    {"classical@ddim-4", "sample@ddim-4", "evaluate_fid@ddim-4", "fit_s4s@4", "refine_s4s_alt@4",
-                     "report",
-                     *(f"{stage}_learned@{s}-4" for stage in ("sample", "evaluate_fid") for s in ("s4s", "s4s_alt"))}),
-    "a solver more": ({"classical": ["ddim", "ipndm"]},
-                      {"classical@ipndm-3", "sample@ipndm-3", "evaluate_fid@ipndm-3", "report"}),
 }  # fmt: skip
 
 
@@ -113,14 +107,26 @@ def test_a_change_runs_what_it_touches_and_nothing_else(change, stages, project,
     assert ran(run(project, "dvc", "repro", "--dry")) == stages
 
 
-def test_a_dropped_cell_is_in_no_result(project, edited):
-    edited(classical=["ddim", "ipndm"])
-    assert "ipndm" in run(project, "dvc", "repro")
-    assert "ipndm" in (project / "results/fid.csv").read_text()
-    edited(classical=["ddim"])
+ADDITIONS = {
+    "an NFE": ({"nfe": [3, 4]},
+               {"classical@ddim-4", "sample@ddim-4", "evaluate_fid@ddim-4", "fit_s4s@4", "refine_s4s_alt@4", "report",
+                *(f"{stage}_learned@{s}-4" for stage in ("sample", "evaluate_fid") for s in ("s4s", "s4s_alt"))}),
+    "a solver": ({"classical": ["ddim", "ipndm"]},
+                 {"classical@ipndm-3", "sample@ipndm-3", "evaluate_fid@ipndm-3", "report"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "stages"), ADDITIONS.values(), ids=ADDITIONS)
+def test_an_addition_runs_its_own_cells_and_dropped_again_it_is_in_no_result(change, stages, project, edited):
+    results = [project / "results" / name for name in ("metrics.json", "fid.csv", "table.md")]
+    fids = {path: path.read_text() for path in results}
+    edited(**change)
+    assert ran(run(project, "dvc", "repro")) == stages
+    assert all(path.read_text() != fids[path] for path in results)
+    edited(**{key: TINY[key] for key in change})
     assert ran(run(project, "dvc", "repro")) == {"report"}
-    for path in ("metrics.json", "fid.csv", "table.md"):
-        assert "ipndm" not in (project / "results" / path).read_text()
+    assert {path: path.read_text() for path in results} == fids
+    assert not list((project / "results/figures").glob("*-4.png"))
 
 
 def kill_while_running(project, *command, when):
