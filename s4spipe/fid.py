@@ -5,6 +5,7 @@ import torch
 from cleanfid import fid as cleanfid
 
 from s4spipe.errors import UserError
+from s4spipe.files import read_tensors
 
 
 def features(images: np.ndarray, net: torch.nn.Module, device: torch.device, batch_size: int = 500) -> np.ndarray:
@@ -32,6 +33,14 @@ def statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if n <= d:
         raise UserError(f"FID needs more samples than feature dimensions ({d}), got {n}: raise sample.count")
     return features.mean(0), np.cov(features, rowvar=False)
+
+
+def load_statistics(path: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance from a file that the stage `reference` wrote. Raises UserError for another file."""
+    tensors, _ = read_tensors(path)
+    if set(tensors) != {"mean", "covariance"}:
+        raise UserError(f"{path}: not the statistics of features; make it again with `dvc repro -f reference`")
+    return tensors["mean"].numpy(), tensors["covariance"].numpy()
 
 
 def frechet_distance(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np.ndarray) -> float:

@@ -24,6 +24,7 @@ def _one_of(what: str, known) -> type:
 
 Solver = _one_of("classical solver", CLASSICAL)
 Schedule = _one_of("schedule", STEPS)
+ClassicalSchedule = _one_of("schedule", [*STEPS, "best"])
 Distance = _one_of("distance", DISTANCES)
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
@@ -106,9 +107,17 @@ class Sample(Block):
     seed: Seed
 
 
+class Reference(Block):
+    solver: Solver
+    steps: Schedule
+    nfe: Count
+    count: Count
+    seed: Seed
+
+
 class Fid(Block):
     features: str
-    reference: Literal["digits"]
+    reference: str
 
 
 class Report(Block):
@@ -123,10 +132,11 @@ class Params(Block):
     train_digits: TrainDigits
     train_features: TrainFeatures
     teacher: Teacher
-    classical_steps: dict[Solver, Schedule]
+    classical_steps: dict[Solver, ClassicalSchedule]
     s4s: S4S
     s4s_alt: S4SAlt
     sample: Sample
+    reference: Reference
     fid: Fid
     report: Report
 

@@ -2,7 +2,7 @@
 
 import click
 
-from s4spipe import classical, models, stage, steps
+from s4spipe import best, classical, models, stage, steps
 from s4spipe.params import Params
 
 
@@ -15,6 +15,8 @@ def main(params: Params, solver: str, nfe: int) -> None:
         name, schedule = params.teacher.solver, params.teacher.steps
     else:
         name, schedule = solver, params.classical_steps[solver]
+        if schedule == "best":
+            schedule = best.schedule(solver, nfe, best.read())
     meta = {"solver": name, "steps": schedule}
     tableau = classical.build(name, noise, steps.build(schedule, noise, nfe), meta)
     tableau.save(f"solvers/{solver}/{nfe}.json")

@@ -1,4 +1,4 @@
-"""FID of a solver's samples to the real images, and their distance to the teacher's samples from the same noises."""
+"""FID of a solver's samples, and their distance to the teacher's samples from the same noises."""
 
 import click
 import numpy as np
@@ -21,7 +21,11 @@ def main(params: Params, solver: str, nfe: int) -> None:
     teacher = read_array(f"samples/teacher-{params.teacher.nfe}.npy")
     generated, real = (fid.statistics(fid.features(x, net, on)) for x in (samples, to_uint8(digits.images()[0])))
     difference = (samples.astype(np.float64) - teacher) / 127.5
-    result = {"fid": fid.frechet_distance(*generated, *real), "teacher_distance": np.sqrt((difference**2).mean())}
+    result = {
+        "fid": fid.frechet_distance(*generated, *fid.load_statistics(params.fid.reference)),
+        "fid_real": fid.frechet_distance(*generated, *real),
+        "teacher_distance": np.sqrt((difference**2).mean()),
+    }
     # Rounded, so that the last digits of another processor do not count as a change.
     write_json(f"evaluations/{solver}-{nfe}.json", {key: round(float(value), 5) for key, value in result.items()})
 

@@ -13,7 +13,7 @@ def to_csv(metrics: Metrics) -> str:
     """One row per solver and NFE."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    columns = ["fid", "teacher_distance", "seconds_per_sample"]
+    columns = ["fid", "fid_real", "teacher_distance", "seconds_per_sample"]
     writer.writerow(["solver", "nfe", "steps", *columns])
     for solver, cells in metrics.items():
         for nfe, cell in cells.items():

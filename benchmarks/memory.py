@@ -1,0 +1,73 @@
+"""Peak memory of a fit against NFE: the backward pass re-computes the network, so it should hardly grow.
+
+Run as `python -m benchmarks.memory` on Linux. Each NFE is a process of its own, measured by the operating system (on a
+CUDA device, by torch).
+"""
+
+import resource
+import subprocess
+import sys
+
+import click
+import torch
+
+from s4spipe import distance, models, params, steps
+from s4spipe.distill.fit import Phase, fit
+from s4spipe.families import LMS
+from s4spipe.files import Scratch
+from s4spipe.pairs import Pairs, draw
+
+
+@click.command()
+@click.option("--batch", default=256, show_default=True, help="Pairs in a minibatch.")
+@click.option("--one", type=int, hidden=True)
+def main(batch: int, one: int | None) -> None:
+    if one is None:
+        click.echo(f"peak memory of a fit, minibatches of {batch}")
+        peaks = {}
+        for nfe in (3, 5, 10):
+            command = [sys.executable, "-m", "benchmarks.memory", "--batch", str(batch), "--one", str(nfe)]
+            total, fit_only = map(float, subprocess.check_output(command, text=True).split())
+            peaks[nfe] = total, fit_only
+            click.echo(f"NFE {nfe:2}: {total:7.0f} MiB in all, {fit_only:6.0f} MiB above the process before the fit")
+        click.echo(
+            f"NFE 10 over NFE 3: {peaks[10][0] / peaks[3][0]:.2f} in all, {peaks[10][1] / peaks[3][1]:.2f} above"
+        )
+        return
+
+    settings = params.load()
+    on = params.device(settings.run.device)
+    denoiser = models.load(settings.model.model_dump(), on)
+    noise = denoiser.noise_schedule
+    x_T, labels = (tensor.to(on) for tensor in draw(denoiser, "train", 0, range(batch)))
+    pairs = Pairs(x_T, torch.zeros_like(x_T), labels)
+    few = Pairs(x_T[:8], torch.zeros_like(x_T[:8]), labels[:8])
+    student = LMS("ipndm", noise, steps.build("edm", noise, one), 3)
+    before = peak(on)
+    scratch = Scratch(f"memory-{one}")
+    fit(
+        student,
+        [Phase(("u",), 2)],
+        denoiser,
+        pairs,
+        few,
+        distance.l2,
+        batch_size=batch,
+        learning_rate=1e-3,
+        radius=0.02,
+        seed=0,
+        scratch=scratch,
+    )
+    scratch.clear()
+    click.echo(f"{peak(on)} {peak(on) - before}")
+
+
+def peak(on: torch.device) -> float:
+    """MiB."""
+    if on.type == "cuda":
+        return torch.cuda.max_memory_allocated(on) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""What sampling costs beside the network: seconds per sample at NFE N over N bare network calls on the same batch.
+
+Run as `python -m benchmarks.sampling`. The two take turns, so that a change of the machine's speed hits both.
+"""
+
+import statistics
+import time
+
+import click
+import torch
+
+from s4spipe import classical, models, params, steps
+from s4spipe.pairs import draw
+from s4spipe.sampling import sample
+
+
+@click.command()
+@click.option("--batch", default=500, show_default=True, help="Samples at a time.")
+@click.option("--rounds", default=15, show_default=True, help="How often both are timed.")
+def main(batch: int, rounds: int) -> None:
+    settings = params.load()
+    on = params.device(settings.run.device)
+    denoiser = models.load(settings.model.model_dump(), on)
+    x_T, labels = (tensor.to(on) for tensor in draw(denoiser, "sample", 0, range(batch)))
+    noise = denoiser.noise_schedule
+
+    def seconds(run) -> float:
+        if on.type == "cuda":
+            torch.cuda.synchronize(on)
+        started = time.perf_counter()
+        run()
+        if on.type == "cuda":
+            torch.cuda.synchronize(on)
+        return time.perf_counter() - started
+
+    click.echo(f"{on}, batches of {batch}, median of {rounds} rounds")
+    with torch.inference_mode():
+        sigma = torch.ones(batch, device=on)
+        for nfe in (3, 5, 10):
+            tableau = classical.build("unipc_bh2", noise, steps.build("edm", noise, nfe))
+
+            def bare(nfe: int = nfe) -> None:
+                for _ in range(nfe):
+                    denoiser.net(x_T, sigma, labels)
+
+            pairs = [
+                (seconds(lambda t=tableau: sample(denoiser, t, x_T, labels)), seconds(bare)) for _ in range(rounds + 2)
+            ]
+            ratio = statistics.median(ours / net for ours, net in pairs[2:])
+            ours = statistics.median(ours for ours, _ in pairs[2:])
+            click.echo(f"NFE {nfe:2}: {1e3 * ours / batch:.3f} ms per sample, {ratio:.3f} of {nfe} bare network calls")
+
+
+if __name__ == "__main__":
+    main()

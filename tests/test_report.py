@@ -1,0 +1,93 @@
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from s4spipe import best
+from s4spipe.errors import UserError
+from s4spipe.report import figures, tables
+
+
+def cell(fid):
+    return {
+        "fid": fid,
+        "fid_real": 2 * fid,
+        "teacher_distance": 0.1,
+        "seconds_per_sample": 1e-3,
+        "steps": "edm",
+        "nfe": 5,
+    }
+
+
+METRICS = {
+    "teacher": {"nfe20": cell(1.0)},
+    "ddim": {"nfe4": cell(9.0), "nfe5": cell(7.0)},
+    "ipndm": {"nfe4": cell(8.0), "nfe5": cell(5.0)},
+    "s4s": {"nfe4": cell(4.0), "nfe5": cell(3.0)},
+    "s4s_alt": {"nfe4": cell(1.5), "nfe5": cell(1.2)},
+}
+
+
+def test_gap_closed_is_against_the_best_classical_and_the_teacher():
+    assert tables.gap_closed(METRICS, "s4s_alt", 5) == pytest.approx((5 - 1.2) / (5 - 1))
+    assert tables.gap_closed(METRICS, "s4s", 4) == pytest.approx((8 - 4) / (8 - 1))
+
+
+def test_csv_has_a_row_per_cell():
+    rows = list(csv.DictReader(io.StringIO(tables.to_csv(METRICS))))
+    assert len(rows) == 9
+    assert rows[1] == {
+        "solver": "ddim", "nfe": "4", "steps": "edm", "fid": "9.0", "fid_real": "18.0", "teacher_distance": "0.1",
+        "seconds_per_sample": "0.001",
+    }  # fmt: skip
+
+
+def test_the_table_is_aligned_markdown():
+    lines = tables.to_markdown(METRICS, [4, 5]).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert [cell.strip() for cell in lines[0].split("|")[1:-1]] == ["FID at NFE", "4", "5"]
+    assert "0.950" in lines[-1]
+
+
+def test_figures_are_drawn_and_byte_stable(tmp_path):
+    history = [{"epoch": e, "train": 1 / (e + 1) if e else None, "validation": 1 / (e + 1)} for e in range(4)]
+    b = np.arange(15.0).reshape(5, 3) / 10
+    sheet = np.random.default_rng(0).integers(0, 256, (3, 10, 1, 8, 8), dtype=np.uint8)
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        figures.fid_against_nfe(METRICS, folder / "fid.png")
+        figures.losses({"s4s": history, "s4s_alt": history}, folder / "loss.png")
+        figures.coefficients({"s4s": (b, -b)}, folder / "coefficients.png")
+        figures.sample_sheet([(f"row {i}", row) for i, row in enumerate(sheet)], "title", folder / "samples.png")
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes()[:4] == b"\x89PNG"
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_best_takes_the_lowest_of_the_four_usual_schedules_at_the_nearest_nfe(tmp_path):
+    path = tmp_path / "schedules.csv"
+    path.write_text("solver,steps,nfe,fid\nddim,edm,5,3\nddim,logsnr,5,2\nddim,vp_quadratic,5,1\nddim,edm,10,0\n")
+    fids = best.read(path)
+    assert [best.schedule("ddim", nfe, fids) for nfe in (3, 5, 7, 8, 50)] == [
+        "logsnr",
+        "logsnr",
+        "logsnr",
+        "edm",
+        "edm",
+    ]
+    with pytest.raises(UserError, match="has no row for ipndm"):
+        best.schedule("ipndm", 5, fids)
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="not a table"):
+        best.read(path)
+    with pytest.raises(UserError, match="no such file"):
+        best.read(tmp_path / "absent.csv")
+
+
+def test_the_committed_table_covers_every_solver():
+    from s4spipe.classical import CLASSICAL
+
+    fids = best.read()
+    for solver in CLASSICAL:
+        for nfe in (3, 4, 5, 6, 8, 10):
+            assert {name for s, name, n in fids if (s, n) == (solver, nfe)} >= set(best.USUAL)
