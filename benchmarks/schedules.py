@@ -25,7 +25,7 @@ NFES = (3, 4, 5, 6, 8, 10)
 
 
 @stage.command
-@click.option("--count", default=2000, show_default=True, help="Samples per cell.")
+@click.option("--count", default=1000, show_default=True, help="Samples per cell.")
 def main(params: Params, count: int) -> None:
     on, model = device(params.run.device), params.model.model_dump()
     denoiser, net = models.load(model, on), DigitFeatures.load(params.fid.features, on)

@@ -14,7 +14,7 @@ def page(fids: dict[tuple[str, str, int], float]) -> str:
     text = [
         "# Every classical solver on every schedule",
         "",
-        "FID on the embedded model, 2,000 samples from the same noises: fewer than elsewhere, so all values are",
+        "FID on the embedded model, 1,000 samples from the same noises: fewer than elsewhere, so all values are",
         "higher alike and their order is what counts. Made by `python -m benchmarks.schedules`; the numbers are in",
         "[schedules.csv](schedules.csv). Bold: the best of its column, among the same kind of schedules.",
         "",
