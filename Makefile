@@ -5,7 +5,7 @@ TORCH ?=
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: repro test test-all lint sweep clean
+.PHONY: repro test test-slow lint clean
 
 repro: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
@@ -14,8 +14,8 @@ repro: .venv/installed
 test: .venv/installed lint
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: .venv/installed lint
-	$(BIN)/python -m pytest
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -m slow
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -14,8 +14,10 @@ class Times(nn.Module):
     """Learned steps and network times (S4S-Alt, Frankel et al. 2025, Sec. 3.2 and App. F).
 
     tau(i) = sum_{n>=i} softmax(xi)_n falls from 1; rescaled affinely onto [lambda(T), lambda(t_min)] it gives the
-    steps, both ends fixed. The network sees t_c[i] = t_i + clip(xi_c[i], -delta, delta) with delta =
-    a min_i |t_{i+1} - t_i|, except at i = 0. Here xi_c is kept in units of delta, so that one learning rate fits all.
+    steps, both ends fixed. The network sees a time t_c[i] of its own, with lambda(t_c[i]) = lambda(t_i) +
+    clip(xi_c[i], -delta, delta), delta = a min_i (lambda_{i+1} - lambda_i), except at i = 0. Shifts are in lambda like
+    the steps themselves: in t, the last steps of a VE schedule, all but equal in t, would leave no room for the first.
+    xi_c is kept in units of delta, so that one learning rate fits all.
 
     Args:
         t: [N+1] steps to start from; they are matched exactly.
@@ -36,11 +38,12 @@ class Times(nn.Module):
         """The steps t [N+1] and the network times t_c [N]."""
         tau = torch.softmax(self.xi, 0).flip(0).cumsum(0).flip(0)
         share = (tau[0] - tau) / (tau[0] - tau[-1])  # 0 at T, 1 at t_min
-        inner = self.noise.inverse(self.lam[0] + share[1:-1] * (self.lam[1] - self.lam[0]))
+        lam = self.lam[0] + share * (self.lam[1] - self.lam[0])
+        inner = self.noise.inverse(lam[1:-1])
         t = torch.cat([self.ends[:1], inner, self.ends[1:]])
-        delta = self.decoupling * t.diff().abs().min()
-        shift = delta * self.xi_c.clamp(-1, 1)
-        return t, torch.cat([t[:1], t[1:-1] + shift[1:]])
+        delta = self.decoupling * lam.diff().min()
+        shifted = lam[1:-1] + delta * self.xi_c[1:].clamp(-1, 1)
+        return t, torch.cat([t[:1], self.noise.inverse(shifted)])
 
 
 class LMS(nn.Module):
