@@ -126,7 +126,7 @@ class Report(Block):
 
 class Params(Block):
     nfe: Annotated[list[Count], Field(min_length=1)]
-    classical: list[Solver]
+    classical: Annotated[list[Solver], Field(min_length=1)]
     run: Run
     model: Model
     train_digits: TrainDigits

@@ -26,13 +26,13 @@ def main(params: Params) -> None:
         figures.losses({solver: losses for solver, (_, losses) in fits.items()}, plots / f"loss-{nfe}.png")
         matrices = {s: (np.array(t.meta["b_start"]), np.array(t.meta["b"])) for s, (t, _) in fits.items()}
         figures.coefficients(matrices, plots / f"coefficients-{nfe}.png")
-        rows = [("teacher", params.teacher.nfe), *((solver, nfe) for solver in (*params.classical, *LEARNED))]
-        sheet = [
-            (f"{s}  FID {metrics[s][f'nfe{n}']['fid']:.2f}", images(s, n, params.report.sheet_columns)) for s, n in rows
+        arms = [("teacher", params.teacher.nfe), *((solver, nfe) for solver in (*params.classical, *LEARNED))]
+        rows = [
+            (f"{solver}  FID {metrics[solver][f'nfe{n}']['fid']:.2f}", images(solver, n, params.report.sheet_columns))
+            for solver, n in arms
         ]
-        figures.sample_sheet(
-            sheet, f"one column, one noise; {nfe} NFE, the teacher {params.teacher.nfe}", plots / f"samples-{nfe}.png"
-        )
+        title = f"one column, one noise; {nfe} NFE, the teacher {params.teacher.nfe}"
+        figures.sample_sheet(rows, title, plots / f"samples-{nfe}.png")
     write_text(results / "fid.csv", tables.to_csv(metrics))
     table = tables.to_markdown(metrics, params.nfe)
     write_text(results / "table.md", table)

@@ -32,18 +32,9 @@ def to_markdown(metrics: Metrics, nfes: list[int]) -> str:
     rows.append([f"teacher ({teacher_nfe.removeprefix('nfe')} NFE)", *[f"{reference['fid']:.3f}"] * len(nfes)])
     for solver in LEARNED:
         rows.append([f"gap closed by {solver}", *(f"{gap_closed(metrics, solver, nfe):.3f}" for nfe in nfes)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| "
-        + " | ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        + " |"
-        for row in rows
-    ]
-    lines.insert(
-        1, "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
-    )
+    first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+    lines = ["| " + " | ".join([name.ljust(first), *map(str.rjust, values, widths)]) + " |" for name, *values in rows]
+    lines.insert(1, f"|{'-' * (first + 2)}|" + "".join(f"{'-' * (width + 1)}:|" for width in widths))
     return "\n".join(lines) + "\n"
 
 
