@@ -116,6 +116,7 @@ class Reference(Block):
 
 
 class Fid(Block):
+    count: Count | Literal["all"]
     features: str
     reference: str
 
@@ -151,6 +152,8 @@ class Params(Block):
             values = getattr(self, key)
             if len(set(values)) < len(values):
                 raise UserError(f"{key}: every entry must stand once, got {values}")
+        if self.fid.count != "all" and self.fid.count > self.sample.count:
+            raise UserError(f"fid.count: must be at most sample.count = {self.sample.count}, got {self.fid.count}")
         for block in ("s4s", "s4s_alt"):
             learn = getattr(self, block)
             if learn.order > min(self.nfe):

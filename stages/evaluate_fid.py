@@ -17,8 +17,9 @@ from s4spipe.params import Params, device
 def main(params: Params, solver: str, nfe: int) -> None:
     on = device(params.run.device)
     net = DigitFeatures.load(params.fid.features, on)
-    samples = read_array(f"samples/{solver}-{nfe}.npy")
-    teacher = read_array(f"samples/teacher-{params.teacher.nfe}.npy")
+    count = None if params.fid.count == "all" else params.fid.count
+    samples = read_array(f"samples/{solver}-{nfe}.npy")[:count]
+    teacher = read_array(f"samples/teacher-{params.teacher.nfe}.npy")[:count]
     generated, real = (fid.statistics(fid.features(x, net, on)) for x in (samples, to_uint8(digits.images()[0])))
     difference = (samples.astype(np.float64) - teacher) / 127.5
     result = {

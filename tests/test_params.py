@@ -34,7 +34,7 @@ MISTAKES = {
             ([5, 2], r"s4s.order: must not exceed the smallest NFE, which is 2, got 3")],
     "classical": [(["ddmi"], r"unknown classical solver 'ddmi': did you mean 'ddim'\? known are ddim, dpmpp_2m"),
                   (["ddim", "ddim"], "every entry must stand once")],
-    "classical_steps.ddim": [("emd", r"unknown schedule 'emd': did you mean 'edm'\? known are edm")],
+    "classical_steps.ddim": [("emd", r"unknown schedule 'emd': did you mean 'edm'\? known are best, edm")],
     "run.batch_size": [(0, "greater than or equal to 1"), (2.5, "run.batch_size: must be an integer")],
     "model.condition": [("label", "model.condition: must be 'labels' or 'none', got 'label'")],
     "model.guidance": [("high", "model.guidance: must be a number, got 'high'"), (-1, "greater than or equal to 0")],
@@ -52,6 +52,7 @@ MISTAKES = {
     "s4s_alt.ordr": [(3, r"s4s_alt.ordr: unknown key 'ordr': did you mean 'order'\?")],
     "s4z": [({}, r"s4z: unknown key 's4z': did you mean 's4s'\?")],
     "sample.count": [(0, "sample.count")],
+    "fid.count": [(10**9, "fid.count: must be at most sample.count"), ("most", "fid.count")],
     "s4s": [(None, "s4s: must be a")],
 }  # fmt: skip
 
