@@ -18,7 +18,7 @@ COLOURS = dict(zip(LEARNED, ("#d95f02", "#b2182b"), strict=True))
 def save(figure: plt.Figure, path: Path) -> None:
     """PNG without the date, so that the same figure gives the same bytes."""
     with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=130, metadata={"Software": None})
+        figure.savefig(temporary, dpi=130, bbox_inches="tight", metadata={"Software": None})
     plt.close(figure)
 
 
