@@ -112,8 +112,8 @@ def test_a_change_runs_what_it_touches_and_nothing_else(change, first, after, pr
     edited(**change)
     assert ran(run(project, "dvc", "repro", "--dry")) == first
     index = Repo(str(project)).index
-    stages = {stage.addressing: stage for stage in index.stages}
-    assert {s.addressing for name in first for s in networkx.ancestors(index.graph, stages[name])} == after
+    stages = {stage.name: stage for stage in index.stages}
+    assert {s.name for name in first for s in networkx.ancestors(index.graph, stages[name])} == after
 
 
 ADDITIONS = {

@@ -38,7 +38,7 @@ def modules(path: str, seen: set[str] | None = None) -> set[str]:
 
 @pytest.fixture(scope="module")
 def stages():
-    return {stage.addressing: stage for stage in Repo(str(ROOT)).index.stages}
+    return {stage.name: stage for stage in Repo(str(ROOT)).index.stages}
 
 
 def test_every_stage_depends_on_exactly_the_modules_that_it_can_load(stages):
