@@ -61,7 +61,7 @@ def ipndm_in_x(noise, t, x, order):
 
 
 def unipc_in_x(noise, t, x, order, variant):
-    """UniPC as the predictor and the corrector that METHOD's authors publish, with numpy's solver."""
+    """UniPC as its authors publish it, predictor and corrector, with numpy's solver."""
     lam, n = noise.lambda_(t), len(t) - 1
 
     def weights(i, p, corrector):

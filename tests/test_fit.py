@@ -148,7 +148,7 @@ def test_projection_is_the_nearest_point_of_the_ball(seed, limit, spread, n):
 
 
 def test_the_radius_is_the_papers():
-    """METHOD of the paper: proportional to m^(-5/2); 0.02 * 3072 * 12^(-5/2) for 32x32x3 at N = 5, k = 3."""
+    """Proportional to m^(-5/2); 0.02 * 3072 * 12^(-5/2) for 32x32x3 at N = 5, k = 3."""
     assert abs(relaxed.radius(0.02, 3072, 12) - 0.1232) < 1e-4
 
 
