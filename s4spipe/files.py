@@ -21,10 +21,13 @@ PACKAGE = Path(__file__).parent
 
 @contextmanager
 def atomic(path: str | Path):
-    """Yield a temporary path beside `path` and rename it to `path` once the block has succeeded."""
+    """Yield a temporary path beside `path` and rename it to `path` once the block has succeeded.
+
+    It is always the same path, so that what a killed process left there is overwritten by the next one.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -33,13 +33,13 @@ def pairs(n, seed, net, condition=None):
     return Pairs(x_T, sample(net, teacher, x_T, condition), condition)
 
 
-def learn(phases, scratch, radius=0.0, student=None, seed=0, net=None):
+def learn(phases, scratch, radius=0.0, student=None, seed=0, net=None, rate=0.02):
     net = Net() if net is None else net
     t = steps.build("logsnr", NOISE, 4)
     student = LMS("ipndm", NOISE, t, 3, Times(NOISE, t)) if student is None else student
     history = fitting.fit(
         student, phases, net, pairs(60, 1, net), pairs(30, 2, net), distance.l2,
-        batch_size=20, learning_rate=0.02, radius=radius, seed=seed, scratch=scratch,
+        batch_size=20, learning_rate=rate, radius=radius, seed=seed, scratch=scratch,
     )  # fmt: skip
     return student, history
 
@@ -75,6 +75,16 @@ def test_joint_spends_the_same_epochs_on_everything():
     alternating, joint = (fitting.s4s_alt(3, 2, 1, joint) for joint in (False, True))
     assert sum(p.epochs for p in alternating) == sum(p.epochs for p in joint) == 13
     assert {p.learns for p in joint[1:]} == {("u", "times.xi", "times.xi_c")}
+
+
+def test_an_epoch_in_vain_is_undone_and_halves_the_rate_of_what_it_moved(tmp_path):
+    scratch = Scratch(tmp_path)
+    student, history = learn(fitting.s4s(3), scratch, rate=1e3)
+    losses = [row["validation"] for row in history]
+    assert min(losses[1:]) > losses[0]
+    assert student.u.abs().max() == 0
+    rates = {group["name"]: group["lr"] for group in scratch.load("fit")["optimizer"]["param_groups"]}
+    assert rates == {"u": 1e3 / 8, "times.xi": 1e3, "times.xi_c": 1e3}
 
 
 def test_frozen_parameters_stay(tmp_path):

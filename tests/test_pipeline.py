@@ -1,6 +1,7 @@
 """The real pipeline, at a tiny size, in a clone of its own."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import networkx
 import pytest
+import stage_process
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 
@@ -138,38 +140,56 @@ def test_an_addition_runs_its_own_cells_and_dropped_again_it_is_in_no_result(cha
     assert not list((project / "results/figures").glob("*-4.png"))
 
 
-def kill_while_running(project, *command, when):
-    """SIGKILL the command as soon as `when()` holds."""
-    process = subprocess.Popen(command, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
-    while not when():
-        assert process.poll() is None, "ended before it could be killed"
-        assert time.time() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+# Every stage, where it can be killed: its module and arguments, its outs, and what makes it short.
+STAGES = {
+    "train_digits": (["train_digits"], ["tiny/model.safetensors"],
+                     {"model": {"weights": "tiny/model.safetensors"}, "train_digits": {"steps": 20, "batch_size": 16}}),
+    "train_features": (["train_features"], ["tiny/features.safetensors"],
+                       {"fid": {"features": "tiny/features.safetensors"}, "train_features": {"epochs": 3}}),
+    "reference": (["reference"], ["tiny/reference.safetensors"],
+                  {"fid": {"reference": "tiny/reference.safetensors"}, "reference": {"count": 100, "nfe": 4}}),
+    "teacher": (["classical", "teacher", "6"], ["solvers/teacher/6.json"], {}),
+    "teacher_pairs": (["teacher_pairs"], ["pairs/train.safetensors", "pairs/validation.safetensors"], {}),
+    "classical": (["classical", "ddim", "3"], ["solvers/ddim/3.json"], {}),
+    "fit_s4s": (["fit_s4s", "3"], ["solvers/s4s/3.json", "solvers/s4s/3.history.json"], {"s4s": {"epochs": 2}}),
+    "refine_s4s_alt": (["refine_s4s_alt", "3"], ["solvers/s4s_alt/3.json", "solvers/s4s_alt/3.history.json"], {}),
+    "sample": (["sample", "ddim", "3"], ["samples/ddim-3.npy"], {}),
+    "evaluate_fid": (["evaluate_fid", "ddim", "3"], ["evaluations/ddim-3.json"], {}),
+    "report": (["report"], ["results/metrics.json", "results/fid.csv", "results/table.md", *(
+        f"results/figures/{name}.png" for name in ("fid", "loss-3", "samples-3", "coefficients-3"))], {}),
+}  # fmt: skip
+FORK = multiprocessing.get_context("forkserver")
+FORK.set_forkserver_preload([f"stages.{arguments[0]}" for arguments, _, _ in STAGES.values()])
 
 
-@pytest.mark.parametrize(
-    ("stage", "module", "out"),
-    [
-        ("teacher_pairs", ["stages.teacher_pairs"], "pairs/validation.safetensors"),
-        ("refine_s4s_alt@3", ["stages.refine_s4s_alt", "3"], "solvers/s4s_alt/3.json"),
-        ("sample@ddim-3", ["stages.sample", "ddim", "3"], "samples/ddim-3.npy"),
-    ],
-)
-def test_killed_in_the_middle_and_run_again_it_ends_the_same(stage, module, out, project):
-    path, scratch = project / out, project / ".s4spipe"
-    undisturbed = path.read_bytes()
-    path.unlink()
-    kill_while_running(
-        project, sys.executable, "-m", *module, when=lambda: any(scratch.glob("*/*.pt")) if scratch.exists() else False
-    )
-    assert not path.exists()
-    run(project, sys.executable, "-m", *module)
-    assert path.read_bytes() == undisturbed
-    assert not any(scratch.iterdir())
-    assert not list(project.rglob("*.tmp*"))
+@pytest.mark.parametrize(("command", "outs", "short"), STAGES.values(), ids=STAGES)
+def test_killed_anywhere_and_run_again_a_stage_ends_the_same(command, outs, short, project, edited):
+    """Files change by renames alone, so dying before each of some renames covers every moment between them."""
+    edited(**short)
+    outs = [project / out for out in outs]
+
+    def start(die_before=None):
+        for out in outs:
+            out.unlink(missing_ok=True)  # as DVC does
+        process = FORK.Process(target=stage_process.run, args=(project, *command), kwargs={"die_before": die_before})
+        process.start()
+        process.join()
+        return process.exitcode
+
+    assert start() == 0
+    undisturbed = [out.read_bytes() for out in outs]
+    renames = int((project / stage_process.COUNT).read_text())
+    for die_before in sorted({1, renames // 2 + 1, renames}):
+        assert start(die_before) == -signal.SIGKILL
+        standing = [(out.read_bytes(), whole) for out, whole in zip(outs, undisturbed, strict=True) if out.exists()]
+        assert len(standing) < len(outs)
+        assert all(found == whole for found, whole in standing)
+        assert start() == 0
+        assert [out.read_bytes() for out in outs] == undisturbed
+        assert int((project / stage_process.COUNT).read_text()) <= renames
+        assert not any((project / ".s4spipe").iterdir())
+    for out in outs:
+        assert not list(out.parent.glob(".*.tmp*"))
 
 
 MISTAKES = {

@@ -1,6 +1,5 @@
 """Learning a solver: S4S fits coefficients, S4S-Alt alternates between times and coefficients (Frankel et al. 2025)."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -58,18 +57,19 @@ def fit(
 ) -> list[dict]:
     """Learn `student` in place, leave it at the parameters best on `validation`, and return the losses of every epoch.
 
-    Minimises E min_{|x'_T - x_T| <= r sigma_T} d(student(x'_T), teacher(x_T)) (Sec. 3.1.2) with Adam, whose rate falls
-    as half a cosine and whose gradient is clipped at norm 1. Every minibatch step moves the parameters and then its own
-    x'_T, by projected gradient descent; a move is kept where it lowers the pair's loss, and the moves' rate is halved
-    after an epoch that kept none (the practice of LD3, Tong et al. 2024, arXiv 2405.15506). Validation runs from the
-    unmoved x_T, as sampling does. The backward pass re-computes each network call, so memory does not grow with NFE
-    times the activations.
+    Minimises E min_{|x'_T - x_T| <= r sigma_T} d(student(x'_T), teacher(x_T)) (Sec. 3.1.2) with Adam, whose gradient is
+    clipped at norm 1. An epoch that did not lower the validation loss is undone and halves the rate of what it moved:
+    so one rate to start with suits every NFE, and times as well as coefficients. Every minibatch step moves the
+    parameters and then its own x'_T, by projected gradient descent; a move is kept where it lowers the pair's loss, and
+    the moves' rate is halved after an epoch that kept none (the practice of LD3, Tong et al. 2024, arXiv 2405.15506).
+    Validation runs from the unmoved x_T, as sampling does. The backward pass re-computes each network call, so memory
+    does not grow with NFE times the activations.
 
     Progress is saved to `scratch` after every epoch.
     """
     parameters = dict(student.named_parameters())
     groups = [{"params": [p], "name": name} for name, p in parameters.items()]
-    optimizer = torch.optim.Adam(groups, learning_rate)
+    optimizer = torch.optim.Adam(groups, learning_rate)  # a group each, for a rate each
     unit = student.noise.sigma_T
     limit = unit * relaxed.radius(radius, training.x_T[0].numel(), student.parameter_count)
     epochs = [phase.learns for phase in phases for _ in range(phase.epochs)]
@@ -87,7 +87,7 @@ def fit(
         return {name: p.detach().clone() for name, p in parameters.items()}
 
     if state := scratch.load("fit"):
-        restore(parameters, state["parameters"])
+        restore(parameters, state["best"])
         optimizer.load_state_dict(state["optimizer"])
         state["moved"] = state["moved"].to(training.x_T.device)
     else:
@@ -98,9 +98,9 @@ def fit(
     for epoch in (
         bar := tqdm(range(state["epoch"], len(epochs)), description, len(epochs), initial=state["epoch"], disable=None)
     ):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * epoch / len(epochs))))
-            group["params"][0].requires_grad_(group["name"] in epochs[epoch])
+        learning = [group for group in optimizer.param_groups if group["name"] in epochs[epoch]]
+        for name, p in parameters.items():
+            p.requires_grad_(name in epochs[epoch])
         order = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
         epoch_losses, moves = [], 0
         for index in order.to(moved.device).split(batch_size):
@@ -133,11 +133,15 @@ def fit(
         }
         if row["validation"] < min(past["validation"] for past in history):
             state["best"] = clone()
+        else:
+            restore(parameters, state["best"])
+            for group in learning:
+                group["lr"] /= 2
+                optimizer.state.pop(group["params"][0], None)  # its moments led astray
         history.append(row)
         bar.set_postfix(validation=f"{row['validation']:.2e}")
-        scratch.save("fit", state | {"epoch": epoch + 1, "parameters": clone(), "optimizer": optimizer.state_dict()})
+        scratch.save("fit", state | {"epoch": epoch + 1, "optimizer": optimizer.state_dict()})
 
-    restore(parameters, state["best"])
     return history
 
 

@@ -26,7 +26,8 @@ def solver(name: str, nfe: int, phases: Sequence[Phase], params: Params) -> None
     times = Times(noise, t, settings.decoupling) if hasattr(settings, "decoupling") else None
     student = LMS(settings.init, noise, t, settings.order, times)  # stays on the CPU: a few dozen numbers
     about = settings.model_dump()
-    scratch = Scratch(fingerprint(name, nfe, about, params.model.model_dump(), files=(params.model.weights, *PAIRS)))
+    files = (params.model.weights, *PAIRS, *([params.fid.features] if net else []))
+    scratch = Scratch(fingerprint(name, nfe, about, params.model.model_dump(), files=files))
     history = fit(
         student,
         phases,

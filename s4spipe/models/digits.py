@@ -77,7 +77,7 @@ def train(path: str, params: dict, device: torch.device, scratch: Scratch) -> No
         decay = min(params["ema"], (step + 1) / (step + 10))  # a short memory while the weights still move fast
         for name, tensor in net.state_dict().items():
             ema[name].lerp_(tensor, 1 - decay)
-        if (step + 1) % 500 == 0:
+        if (step + 1) % max(1, steps // 10) == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}")
             state = {"net": net.state_dict(), "ema": ema, "optimizer": optimizer.state_dict(), "step": step + 1}
             scratch.save("train", state)
