@@ -1,4 +1,4 @@
-"""Every classical solver on every schedule: which schedule is each solver's best, and how good is it?
+"""Every classical solver of params.yaml on every schedule: which schedule is its best, and how good is it?
 
 Run as `python -m benchmarks.schedules`. Cells that are done are kept, so a second or interrupted run goes on from them.
 It stands outside the pipeline, whose solvers on their `best` schedule read the table that it writes.
@@ -42,7 +42,9 @@ def main(params: Params, count: int) -> None:
     @torch.inference_mode()
     def cell(solver: str, schedule: str, nfe: int) -> dict:
         noise = denoiser.noise_schedule
-        tableau = classical.build(solver, noise, steps.build(schedule, noise, nfe))
+        tableau = classical.build(
+            solver, noise, steps.build(schedule, noise, len(classical.costs(solver, nfe))), nfe=nfe
+        )
         images = [to_uint8(sample(denoiser, tableau, x.to(on), labels.to(on))) for x, labels in batches]
         features = [fid.features(batch, net, on) for batch in images]
         generated = fid.statistics(np.concatenate(features))
@@ -52,7 +54,7 @@ def main(params: Params, count: int) -> None:
         }
 
     rows = []
-    cells = list(itertools.product(classical.CLASSICAL, steps.STEPS, NFES))
+    cells = list(itertools.product(params.classical, steps.STEPS, NFES))
     for solver, schedule, nfe in tqdm(cells, "schedules", disable=None):
         name = f"{solver}-{schedule}-{nfe}"
         value = scratch.once(name, lambda s=solver, k=schedule, n=nfe: cell(s, k, n))

@@ -32,7 +32,7 @@ def main(count: int, nfe: int) -> None:
     click.echo(
         f"{count} samples; the reference against another 200-step solver (dpmpp_2m, edm): {rms(reference, check):.5f}"
     )
-    candidates = itertools.product(classical.CLASSICAL, ("edm", "logsnr", "vp_uniform", "vp_quadratic"))
+    candidates = itertools.product(settings.classical, ("edm", "logsnr", "vp_uniform", "vp_quadratic"))
     distances = {(solver, name): rms(end(solver, name, nfe), reference) for solver, name in candidates}
     for (solver, name), distance in sorted(distances.items(), key=lambda item: item[1])[:8]:
         click.echo(f"{solver:10} {name:13} {nfe} NFE: {distance:.5f}")

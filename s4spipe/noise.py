@@ -177,12 +177,37 @@ class VPDiscrete(NoiseSchedule):
         return (right - 1) + (log_alpha - low) / (high - low)
 
 
+@dataclass(frozen=True)
+class Flow(NoiseSchedule):
+    """Flow matching on straight lines (Lipman et al. 2023, arXiv 2210.02747): alpha = 1 - t, sigma = t."""
+
+    t_min: float = 1e-3
+    T: float = 0.999  # at 1 there is no signal left, and lambda is infinite
+
+    def __post_init__(self):
+        _check_times(self)
+        if self.T >= 1:
+            raise UserError(f"flow noise needs T below 1, where lambda is infinite, got {self.T}")
+
+    def alpha(self, t):
+        return 1 - t
+
+    def sigma(self, t):
+        return t
+
+    def lambda_(self, t):
+        return torch.log1p(-t) - t.log()
+
+    def inverse(self, lam):
+        return torch.sigmoid(-lam)
+
+
 def _check_times(noise: NoiseSchedule, first: float = 1e-12) -> None:
     if not first <= noise.t_min < noise.T < math.inf:
         raise UserError(f"{type(noise).__name__} noise needs 0 < t_min < T, got t_min={noise.t_min} and T={noise.T}")
 
 
-NOISE = {"ve": VE, "vp_linear": VPLinear, "vp_cosine": VPCosine, "vp_discrete": VPDiscrete}
+NOISE = {"ve": VE, "vp_linear": VPLinear, "vp_cosine": VPCosine, "vp_discrete": VPDiscrete, "flow": Flow}
 
 
 def describe(noise: NoiseSchedule) -> dict:

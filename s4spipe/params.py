@@ -7,7 +7,7 @@ import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML, YAMLError
 
-from s4spipe.classical import CLASSICAL
+from s4spipe import classical
 from s4spipe.distance import DISTANCES
 from s4spipe.errors import UserError, unknown
 from s4spipe.steps import STEPS
@@ -22,7 +22,12 @@ def _one_of(what: str, known) -> type:
     return Annotated[str, BeforeValidator(check)]
 
 
-Solver = _one_of("classical solver", CLASSICAL)
+def _solver(name):
+    classical.parse(name)
+    return name
+
+
+Solver = Annotated[str, BeforeValidator(_solver)]
 Schedule = _one_of("schedule", STEPS)
 ClassicalSchedule = _one_of("schedule", [*STEPS, "best"])
 Distance = _one_of("distance", DISTANCES)

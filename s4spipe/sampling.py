@@ -14,21 +14,34 @@ def sample(
     noise: Tensor,
     condition: Tensor | None = None,
 ) -> Tensor:
-    """Run a solver on a batch of noises; `tableau.nfe` calls of the denoiser.
+    """Run a solver on a batch of noises: `tableau.nfe` evaluations in `tableau.depth` calls of the denoiser.
+
+    Evaluations that do not need one another are one call, on a batch as many times as large.
 
     Args:
-        denoiser: (x [B, ...], t scalar, condition) -> x0 prediction, shaped like x.
+        denoiser: (x [B, ...], t, condition) -> x0 prediction, shaped like x; t is a scalar, or [B] where a call joins
+            several evaluations.
         noise: x_T [B, ...], standard deviation sigma_T (not 1).
-        condition: handed to the denoiser.
+        condition: handed to the denoiser; a tensor has one row per sample.
 
     Returns the samples, like `noise`. States are float64 (float32 where the device has no float64); the denoiser rounds
     its input to its network's precision itself. Gradients flow to whatever in tableau and noise requires them.
     """
     state = torch.float32 if noise.device.type == "mps" else torch.float64
     c, W, t_c = (table.to(noise.device, state) for table in (tableau.c, tableau.W, tableau.t_c))
-    x_T = y = noise.to(state)
-    d: list[Tensor] = []
-    for i in range(tableau.nfe):
-        d.append(denoiser(y, t_c[i], condition))
-        y = c[i] * x_T + sum(W[i, j] * d[j] for j in range(i + 1))
-    return y.to(noise.dtype)
+    x_T, d = noise.to(state), []
+
+    def y(i: int) -> Tensor:
+        if i == 0:
+            return tableau.c_0.to(noise.device, state) * x_T
+        return c[i - 1] * x_T + sum(W[i - 1, j] * d[j] for j in range(min(i, len(d))))
+
+    for stage in tableau.stages:
+        if len(stage) == 1:
+            d.append(denoiser(y(stage.start), t_c[stage.start], condition))
+        else:
+            x, t = torch.cat([y(i) for i in stage]), t_c[stage.start : stage.stop].repeat_interleave(len(x_T))
+            rows = len(stage)
+            repeated = condition.repeat(rows, *[1] * (condition.ndim - 1)) if torch.is_tensor(condition) else condition
+            d.extend(denoiser(x, t, repeated).chunk(rows))
+    return y(tableau.nfe).to(noise.dtype)

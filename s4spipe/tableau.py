@@ -12,15 +12,15 @@ from s4spipe.errors import UserError, unknown
 from s4spipe.files import read_json, write_text
 from s4spipe.noise import NoiseSchedule
 
-SCHEMA = 1
-KEYS = ("schema", "name", "nfe", "noise", "t", "t_c", "c", "W", "meta")
+SCHEMA = 2  # 1 had no `steps`, which were nfe, and no c_0, which was 1
+KEYS = ("schema", "name", "nfe", "steps", "noise", "t", "t_c", "c_0", "c", "W", "meta")
 
 
 @dataclass(frozen=True, eq=False)
 class Tableau:
     """An explicit solver with N network evaluations D(x, t) -> x0 prediction, as numbers.
 
-        y_0 = x_T
+        y_0 = c_0 x_T
         d_j = D(y_j, t_c[j])                            j = 0 .. N-1
         y_i = c[i-1] x_T + sum_{j<i} W[i-1, j] d_j      i = 1 .. N;   the sample is y_N
 
@@ -28,13 +28,15 @@ class Tableau:
     x_T and in the evaluations so far (the idea of Butcher's tableau). Tensors are float64 and may carry gradients.
 
     Attributes:
-        t: [N+1] times of the steps, strictly falling, within the noise schedule's range.
+        t: [S+1] times of the S steps, strictly falling, within the noise schedule's range. A multistep solver has
+            S = N; a single-step solver has fewer steps than evaluations.
         t_c: [N] times shown to the network, within the noise schedule's range.
         c: [N] weights of x_T.
         W: [N, N] weights of the evaluations, lower triangular.
         noise: the noise schedule that the times refer to.
         name: the solver's name.
         meta: provenance, any JSON-ready data.
+        c_0: [] weight of x_T in the first state: 1, unless a first step was made without the network (AFS).
 
     Raises UserError when a rule above is broken.
     """
@@ -46,12 +48,15 @@ class Tableau:
     noise: NoiseSchedule
     name: str
     meta: dict = field(default_factory=dict)
+    c_0: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.float64))
 
     def __post_init__(self):
         n = self.nfe
         if n < 1:
             raise UserError("a tableau needs at least one evaluation, got an empty c")
-        for key, shape in {"t": (n + 1,), "t_c": (n,), "c": (n,), "W": (n, n)}.items():
+        if self.t.ndim != 1 or len(self.t) < 2:
+            raise UserError(f"tableau entry t must be at least two times, got {self.t.tolist()}")
+        for key, shape in {"t": (len(self.t),), "t_c": (n,), "c_0": (), "c": (n,), "W": (n, n)}.items():
             value = getattr(self, key)
             if value.dtype != torch.float64 or tuple(value.shape) != shape:
                 raise UserError(
@@ -79,15 +84,37 @@ class Tableau:
         """Network evaluations per sample."""
         return len(self.c)
 
+    @property
+    def stages(self) -> list[range]:
+        """The evaluations in the order they are made, those that do not need one another together.
+
+        Evaluation i needs evaluation j if W[i-1, j] is not exactly 0.
+        """
+        needs, stages = self.W.detach() != 0, [range(1)]
+        for i in range(1, self.nfe):
+            start = stages[-1].start
+            if needs[i - 1, start:i].any():
+                stages.append(range(i, i + 1))
+            else:
+                stages[-1] = range(start, i + 1)
+        return stages
+
+    @property
+    def depth(self) -> int:
+        """Network calls that wait for one another: below `nfe` where evaluations may run side by side."""
+        return len(self.stages)
+
     def save(self, path: str | Path) -> None:
         """Write as JSON, one line per row of numbers; the same tableau gives the same bytes."""
         rows = {
             "schema": SCHEMA,
             "name": self.name,
             "nfe": self.nfe,
+            "steps": len(self.t) - 1,
             "noise": noise.describe(self.noise),
             "t": self.t.tolist(),
             "t_c": self.t_c.tolist(),
+            "c_0": self.c_0.item(),
             "c": self.c.tolist(),
         }
         lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in rows.items()]
@@ -109,8 +136,10 @@ class Tableau:
     def _from_json(cls, data: object) -> "Tableau":
         if not isinstance(data, dict):
             raise UserError("a solver file must be a JSON object")
+        if data.get("schema") == 1:
+            data = {"steps": data.get("nfe"), "c_0": 1.0} | data | {"schema": SCHEMA}
         if data.get("schema") != SCHEMA:
-            raise UserError(f"schema must be {SCHEMA}, got {data.get('schema')!r}: another version of s4spipe wrote it")
+            raise UserError(f"schema must be 1 or {SCHEMA}, got {data.get('schema')!r}: another s4spipe wrote it")
         for key in data:
             if key not in KEYS:
                 raise unknown("entry", key, KEYS)
@@ -121,8 +150,11 @@ class Tableau:
             if not isinstance(data[key], kind):
                 raise UserError(f"entry {key} must be of type {kind.__name__}, got {data[key]!r}")
         t, t_c, c = (_numbers(key, data[key]) for key in ("t", "t_c", "c"))
+        c_0 = _numbers("c_0", [data["c_0"]])[0]
         if isinstance(data["nfe"], bool) or data["nfe"] != len(c):
             raise UserError(f"nfe must be {len(c)}, the number of entries of c, got {data['nfe']!r}")
+        if isinstance(data["steps"], bool) or data["steps"] != len(t) - 1:
+            raise UserError(f"entry t must have {data['steps']!r} + 1 times, to go with `steps`, got {len(t)}")
         if len(data["W"]) != len(c):
             raise UserError(f"entry W must have {len(c)} rows, one per evaluation, got {len(data['W'])}")
         W = torch.zeros(len(c), len(c), dtype=torch.float64)
@@ -131,7 +163,7 @@ class Tableau:
             if len(numbers) != i + 1:
                 raise UserError(f"entry W[{i}] must have {i + 1} numbers (lower triangular), got {len(numbers)}")
             W[i, : i + 1] = numbers
-        return cls(t, t_c, c, W, noise.from_description(data["noise"]), data["name"], data["meta"])
+        return cls(t, t_c, c, W, noise.from_description(data["noise"]), data["name"], data["meta"], c_0)
 
 
 def _numbers(key: str, value: object) -> Tensor:

@@ -18,7 +18,8 @@ def main(params: Params, solver: str, nfe: int) -> None:
         if schedule == "best":
             schedule = best.schedule(solver, nfe, best.read())
     meta = {"solver": name, "steps": schedule}
-    tableau = classical.build(name, noise, steps.build(schedule, noise, nfe), meta)
+    t = steps.build(schedule, noise, len(classical.costs(name, nfe)))
+    tableau = classical.build(name, noise, t, meta, nfe)
     tableau.save(f"solvers/{solver}/{nfe}.json")
 
 

@@ -15,7 +15,12 @@ def main(params: Params) -> None:
     settings, model, on = params.reference, params.model.model_dump(), device(params.run.device)
     denoiser, net = models.load(model, on), DigitFeatures.load(params.fid.features, on)
     noise = denoiser.noise_schedule
-    tableau = classical.build(settings.solver, noise, steps.build(settings.steps, noise, settings.nfe))
+    tableau = classical.build(
+        settings.solver,
+        noise,
+        steps.build(settings.steps, noise, len(classical.costs(settings.solver, settings.nfe))),
+        nfe=settings.nfe,
+    )
     scratch = Scratch(fingerprint("reference", model, settings.model_dump(), files=(params.model.weights,)))
     shards = solve(
         denoiser,

@@ -2,30 +2,127 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import NOISES, Gaussian, noises
+from problems import NOISES, Gaussian, noises, wavy
 
 from s4spipe import classical, steps
 from s4spipe.errors import UserError
-from s4spipe.families import LMS, Times
-from s4spipe.noise import VE
+from s4spipe.families import FAMILIES, GS, LMS, SS, Times
+from s4spipe.noise import VE, Flow
 from s4spipe.sampling import sample
 
-WITHOUT_CORRECTOR = ["ddim", "dpmpp_2m", "dpmpp_3m", "ipndm"]
+# family -> the solvers it can start from
+STARTS = {
+    "lms": [
+        "ddim",
+        "euler",
+        "dpmpp_2m",
+        "dpmpp_3m",
+        "ipndm",
+        "deis_tab",
+        "deis_rhoab",
+        "deis_log",
+        "unip_bh2",
+        "dpm_3m",
+    ],
+    "pc": ["unipc_bh1", "unipc_bh2", "unipc_bh1_2", "unipc_bh2_eps"],
+    "dss": ["euler", "ddim"],
+    "ss": ["dpm_2s", "dpm_3s", "dpmpp_2s"],
+    "epd": ["parallel_midpoints"],
+    "gs": ["dpmpp_3m", "ddim"],
+    "bns": ["ddim", "unipc_bh2", "ipndm"],
+    "fixed": ["unipc_bh2", "dpmpp_3m", "dpm_2s", "ipndm"],
+}
+CASES = [(family, init) for family, starts in STARTS.items() for init in starts]
+WITHOUT_TIMES = {"ss", "epd", "dpm_2s"}
+
+
+def build(family, init, noise, nfe, schedule="logsnr", learn_times=False, order=3, consistent=False):
+    t = steps.build(schedule, noise, len(classical.costs(init, nfe)))
+    times = Times(noise, t) if learn_times else None
+    return FAMILIES[family](init, noise, t, nfe, order, times, consistent), t
+
+
+def test_every_family_is_tested():
+    assert set(STARTS) == set(FAMILIES)
 
 
 @pytest.mark.parametrize("learn_times", [False, True])
-@pytest.mark.parametrize("nfe", [3, 4, 5, 10])
 @pytest.mark.parametrize("key", NOISES)
-@pytest.mark.parametrize("init", WITHOUT_CORRECTOR)
-def test_untouched_it_is_the_classical_solver(init, key, nfe, learn_times):
+@pytest.mark.parametrize(("family", "init"), CASES)
+def test_untouched_it_is_the_classical_solver(family, init, key, learn_times):
+    """PC is UniPC with its corrector, SS DPM-Solver-2S and -3S, DSS Euler, GS DPM-Solver++(3M)."""
     noise = NOISES[key]
-    for schedule in ("logsnr", "edm", "time_uniform", "time_quadratic"):
-        t = steps.build(schedule, noise, nfe)
-        learned = LMS(init, noise, t, 3, Times(noise, t) if learn_times else None)()
-        known = classical.build(init, noise, t)
-        for entry in ("t", "t_c", "c", "W"):
+    for nfe, schedule in ((3, "time_uniform"), (4, "logsnr"), (5, "time_quadratic"), (10, "edm")):
+        student, t = build(family, init, noise, nfe, schedule, learn_times, consistent=nfe == 5)
+        learned, known = student(), classical.build(init, noise, t, nfe=nfe)
+        for entry in ("t", "t_c", "c_0", "c", "W"):
             a, b = getattr(learned, entry), getattr(known, entry)
             assert (a - b).abs().max() <= 1e-12 * b.abs().max().clamp(min=1), (schedule, entry)
+
+
+@pytest.mark.parametrize("key", ["ve", "vp_linear", "flow"])
+@pytest.mark.parametrize(("family", "init"), CASES)
+def test_gradients_of_every_parameter_match_finite_differences(family, init, key):
+    """On Gaussian data, where D is linear in x; away from the start and from the kinks of times."""
+    noise = NOISES[key] if key != "flow" else Flow(0.01, 0.95)  # nearer to 1 finite differences are all rounding
+    student, _ = build(family, init, noise, 4, "edm", learn_times=True, consistent=family == "lms")
+    problem, x_T = Gaussian(noise), noises(2, scale=noise.sigma_T)
+    with torch.no_grad():
+        for name, p in student.named_parameters():
+            p += 0.01 * noises(p.numel(), 1, seed=3).view_as(p) if name != "times.xi_c" else 0
+        student.times.xi_c += torch.linspace(-0.2, 0.5, len(student.times.xi_c), dtype=torch.float64)
+    names, parameters = zip(*student.named_parameters(), strict=True)
+
+    def end_point(*values):
+        table = torch.func.functional_call(student, dict(zip(names, values, strict=True)), ())
+        return sample(problem, table, x_T)
+
+    assert torch.autograd.gradcheck(end_point, parameters, eps=1e-5, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("family", "init"), CASES)
+def test_every_coefficient_matters_where_it_should(family, init):
+    """As many entries of the parameters move the sample as `parameter_count` says."""
+    student, _ = build(family, init, VE(), 5, "edm", learn_times=family == "fixed")
+    x_T = noises(3, scale=80.0)
+    sample(lambda x, t, c: wavy(x, t), student(), x_T).square().sum().backward()
+    moving = sum(int((p.grad.abs() > 0).sum()) for p in student.parameters() if p.grad is not None)
+    if family in ("fixed", "dss"):  # shares of a whole: one entry, or one a row, follows from the others
+        assert moving >= student.parameter_count
+    else:
+        assert moving == student.parameter_count
+
+
+@pytest.mark.parametrize(("family", "init"), [case for case in CASES if case[0] in ("lms", "pc", "dss", "ss", "epd")])
+def test_consistent_rows_keep_the_sum(family, init):
+    """So a denoiser that is constant is solved exactly, whatever is learned (Euler in t on VE: its form is noise's)."""
+    student, t = build(family, init, VE(), 6, "edm", consistent=True)
+    with torch.no_grad():
+        for name in student.coefficients():
+            getattr(student, name).add_(
+                noises(getattr(student, name).numel(), 1, seed=5).view_as(getattr(student, name))
+            )
+    x_T = noises(scale=80.0)
+    exact = 0.7 + t[-1] * (x_T - 0.7) / t[0]
+    y = sample(lambda x, t, c: torch.full_like(x, 0.7), student(), x_T)
+    torch.testing.assert_close(y, exact, rtol=1e-9, atol=1e-9)
+
+
+def test_the_middle_points_of_epd_run_side_by_side():
+    student, _ = build("epd", "parallel_midpoints", VE(), 6)
+    with torch.no_grad():
+        student.u += 0.1
+    table = student()
+    assert (table.nfe, table.depth) == (6, 4)
+
+
+def test_the_number_of_parameters_is_the_papers():
+    t = steps.build("edm", VE(), 5)
+    assert LMS("ipndm", VE(), t, 3).parameter_count == 12
+    assert LMS("ipndm", VE(), t, 3, consistent=True).parameter_count == 7
+    assert LMS("euler", VE(), t, None, consistent=True).parameter_count == 10  # DSS: c_ij, j < i
+    assert GS("dpmpp_3m", VE(), t).parameter_count == 30
+    assert SS("dpm_2s", VE(), steps.build("edm", VE(), 3), 5).parameter_count == 2 * (3 + 1) + 1
 
 
 @given(values=st.lists(st.floats(-5, 5), min_size=12, max_size=12))
@@ -43,41 +140,31 @@ def test_any_parameters_give_a_valid_schedule(values):
     assert ((lam_c - lam[:-1]).abs() <= 0.5 * lam.diff().min() + 1e-9).all()
 
 
-@pytest.mark.parametrize("init", WITHOUT_CORRECTOR)
-@pytest.mark.parametrize("key", ["ve", "vp_linear", "vp_discrete"])
-def test_gradients_of_every_parameter_match_finite_differences(init, key):
-    noise = NOISES[key]
-    t = steps.build("edm", noise, 4)  # no two gaps equal: their minimum has a kink where they are
-    student, problem, x_T = LMS(init, noise, t, 3, Times(noise, t)), Gaussian(noise), noises(2, scale=noise.sigma_T)
+@given(values=st.lists(st.floats(-8, 8), min_size=3, max_size=3))
+def test_any_nodes_stay_within_their_step(values):
+    student, _ = build("ss", "dpm_3s", VE(), 5)
     with torch.no_grad():
-        student.times.xi_c += torch.tensor([0.0, 0.3, -0.2, 0.5])  # off the kink of the clip
-    names, parameters = zip(*student.named_parameters(), strict=True)
-
-    def run(*values):
-        return torch.func.functional_call(student, dict(zip(names, values, strict=True)), ())
-
-    def end_point(*values):
-        return sample(problem, run(*values), x_T)
-
-    assert {"u", "times.xi", "times.xi_c"} == set(names)
-    assert torch.autograd.gradcheck(end_point, parameters, rtol=1e-6, atol=1e-8)
+        student.nodes += torch.tensor(values)
+    r = torch.cat(student.learned().r)
+    assert ((r > 0) & (r < 1)).all()
 
 
-def test_the_number_of_parameters_is_the_papers():
-    t = steps.build("edm", VE(), 5)
-    assert LMS("ipndm", VE(), t, 3).parameter_count == 12
+MISTAKES = [
+    ("lms", "ipndm", {"order": 0}, "order must be between 1 and the NFE"),
+    ("lms", "ipndm", {"order": 6}, r"order must be between 1 and the NFE \(5\), got 6"),
+    ("lms", "dpmpp_3m", {"order": 2}, "looks back further than order 2"),
+    ("lms", "unipc_bh2", {}, "has a corrector.* has not: use one of adams_bashforth, ddim"),
+    ("pc", "ipndm", {}, "has no corrector.* use one of unipc_bh1"),
+    ("lms", "ipmdn", {}, "did you mean 'ipndm'"),
+    ("lms", "dpm_2s", {}, "no multistep method"),
+    ("ss", "ipndm", {}, "no exponential single-step method"),
+    ("epd", "dpm_3s", {}, "middle points that need one another"),
+    ("gs", "ipndm", {}, "data form"),
+    ("fixed", "heun", {}, "neither a multistep nor"),
+]
 
 
-@pytest.mark.parametrize(
-    ("init", "order", "says"),
-    [
-        ("ipndm", 0, "order must be between 1 and the NFE"),
-        ("ipndm", 6, r"order must be between 1 and the NFE \(5\), got 6"),
-        ("dpmpp_3m", 2, "looks back further than order 2"),
-        ("unipc_bh2", 3, "has a corrector.* ddim, dpmpp_2m, dpmpp_3m, ipndm"),
-        ("ipmdn", 3, "did you mean 'ipndm'"),
-    ],
-)
-def test_mistakes_are_told(init, order, says):
+@pytest.mark.parametrize(("family", "init", "change", "says"), MISTAKES)
+def test_mistakes_are_told(family, init, change, says):
     with pytest.raises(UserError, match=says):
-        LMS(init, VE(), steps.build("edm", VE(), 5), order)
+        build(family, init, VE(), 5, **change)

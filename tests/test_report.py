@@ -4,7 +4,7 @@ import io
 import numpy as np
 import pytest
 
-from s4spipe import best
+from s4spipe import best, params
 from s4spipe.errors import UserError
 from s4spipe.report import figures, tables
 
@@ -84,10 +84,8 @@ def test_best_takes_the_lowest_of_the_four_usual_schedules_at_the_nearest_nfe(tm
         best.read(tmp_path / "absent.csv")
 
 
-def test_the_committed_table_covers_every_solver():
-    from s4spipe.classical import CLASSICAL
-
+def test_the_committed_table_covers_the_solvers_of_params():
     fids = best.read()
-    for solver in CLASSICAL:
+    for solver in params.load().classical:
         for nfe in (3, 4, 5, 6, 8, 10):
             assert {name for s, name, n in fids if (s, n) == (solver, nfe)} >= set(best.USUAL)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from problems import NOISES, Gaussian, noises, wavy
+from problems import NOISES, Gaussian, march, noises, wavy
 
 from s4spipe import classical, steps
 from s4spipe.sampling import sample
@@ -44,6 +44,33 @@ def test_the_condition_reaches_every_call():
     seen = []
     sample(lambda x, t, condition: seen.append(condition) or x, tableau(), noises(), "seven")
     assert seen == ["seven"] * 5
+
+
+def test_parallel_evaluations_are_one_call_with_the_same_result():
+    noise = NOISES["ve"]
+    table = classical.build("parallel_midpoints", noise, steps.build("edm", noise, 3), nfe=8)
+    problem, x_T, condition = Gaussian(noise), noises(5, scale=80.0), torch.arange(5)
+    seen = []
+
+    def denoiser(x, t, labels):
+        seen.append((len(x), labels.tolist()))
+        return problem(x, t) + 0.01 * labels[:, None]
+
+    y = sample(denoiser, table, x_T, condition)
+    assert [n for n, _ in seen] == [5, 10, 5, 10, 5, 5]
+    assert seen[1][1] == [*range(5), *range(5)]
+    expected = march(lambda x, t: problem(x, t) + 0.01 * condition[:, None], table, x_T)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", ["ddim", "ipndm", "unipc_bh2", "heun", "dpm_3s"])
+def test_afs_is_the_solver_whose_first_evaluation_is_the_noise_itself(solver):
+    """For data N(0, 1) the analytic first evaluation is exact: the same result for one evaluation less."""
+    noise = NOISES["vp_linear"]
+    problem, t, x_T = Gaussian(noise, mean=0.0, std=1.0), steps.build("edm", noise, 5), noises()
+    plain, afs = (classical.build(name, noise, t) for name in (solver, f"{solver}_afs"))
+    assert afs.nfe == plain.nfe - 1
+    torch.testing.assert_close(sample(problem, afs, x_T), sample(problem, plain, x_T), rtol=1e-9, atol=1e-9)
 
 
 def test_the_result_is_like_the_noise():

@@ -23,7 +23,9 @@ def tableaux(draw):
     table = torch.tensor(draw(st.lists(numbers, min_size=n * n, max_size=n * n)), dtype=torch.float64).view(n, n)
     c = torch.tensor(draw(st.lists(numbers, min_size=n, max_size=n)), dtype=torch.float64)
     t_c = torch.tensor(draw(st.lists(st.floats(0.002, 80), min_size=n, max_size=n)), dtype=torch.float64)
-    return Tableau(torch.tensor(t, dtype=torch.float64), t_c, c, table.tril(), VE(), "any", {"note": draw(st.text())})
+    c_0 = torch.tensor(draw(numbers), dtype=torch.float64)
+    t = torch.tensor(t, dtype=torch.float64)
+    return Tableau(t, t_c, c, table.tril(), VE(), "any", {"note": draw(st.text())}, c_0)
 
 
 @given(tableau=tableaux())
@@ -31,7 +33,7 @@ def test_saved_and_loaded_it_is_the_same_to_the_bit_and_byte(tableau, tmp_path_f
     folder = tmp_path_factory.mktemp("tableau")
     tableau.save(folder / "a.json")
     again = Tableau.load(folder / "a.json")
-    for key in ("t", "t_c", "c", "W"):
+    for key in ("t", "t_c", "c_0", "c", "W"):
         assert torch.equal(getattr(again, key), getattr(tableau, key))
     assert (again.noise, again.name, again.meta) == (tableau.noise, tableau.name, tableau.meta)
     again.save(folder / "b.json")
@@ -39,15 +41,26 @@ def test_saved_and_loaded_it_is_the_same_to_the_bit_and_byte(tableau, tmp_path_f
 
 
 @pytest.mark.parametrize("key", NOISES)
-def test_loaded_it_samples_identically(key, tmp_path):
+@pytest.mark.parametrize("solver", classical.CLASSICAL)
+def test_loaded_it_samples_identically(solver, key, tmp_path):
     noise = NOISES[key]
-    tableau = classical.build("unipc_bh2", noise, steps.build("logsnr", noise, 10))
+    tableau = classical.build(f"{solver}_afs", noise, steps.build("logsnr", noise, 10))
     tableau.save(tmp_path / "solver.json")
     x_T = noises()
     a, b = (
         sample(lambda x, t, c: wavy(x, t), table, x_T) for table in (tableau, Tableau.load(tmp_path / "solver.json"))
     )
     assert torch.equal(a, b)
+
+
+def test_a_file_of_the_first_schema_loads(tmp_path):
+    tableau = classical.build("dpmpp_2m", VE(), steps.build("edm", VE(), 4))
+    tableau.save(tmp_path / "new.json")
+    data = json.loads((tmp_path / "new.json").read_text()) | {"schema": 1}
+    del data["steps"], data["c_0"]
+    (tmp_path / "old.json").write_text(json.dumps(data))
+    Tableau.load(tmp_path / "old.json").save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_text() == (tmp_path / "new.json").read_text()
 
 
 def test_a_file_of_ten_evaluations_is_small(tmp_path):
@@ -64,14 +77,21 @@ def broken(change):
 
 
 RULES = {
-    "another schema": (broken(lambda d: d.update(schema=99)), "schema must be 1, got 99"),
-    "no schema": (broken(lambda d: d.pop("schema")), "schema must be 1, got None"),
+    "another schema": (broken(lambda d: d.update(schema=99)), "schema must be 1 or 2, got 99"),
+    "no schema": (broken(lambda d: d.pop("schema")), "schema must be 1 or 2, got None"),
     "missing key": (broken(lambda d: d.pop("t_c")), "entry t_c is missing"),
     "misspelt key": (broken(lambda d: d.update(t_x=[])), "unknown entry 't_x': did you mean"),
     "wrong nfe": (broken(lambda d: d.update(nfe=4)), "nfe must be 3"),
     "nfe of another type": (broken(lambda d: d.update(nfe="3")), "nfe must be 3"),
-    "no evaluation": (broken(lambda d: d.update(nfe=0, c=[], W=[], t_c=[], t=[80.0])), "at least one evaluation"),
-    "short t": (broken(lambda d: d["t"].pop()), r"entry t must be float64 of shape \[4\]"),
+    "no evaluation": (
+        broken(lambda d: d.update(nfe=0, steps=0, c=[], W=[], t_c=[], t=[80.0])),
+        "at least one evaluation",
+    ),
+    "short t": (broken(lambda d: d["t"].pop()), r"entry t must have 3 \+ 1 times, to go with `steps`, got 3"),
+    "wrong steps": (broken(lambda d: d.update(steps=2)), r"entry t must have 2 \+ 1 times"),
+    "no times": (broken(lambda d: d.update(t=[80.0], steps=0)), "t must be at least two times"),
+    "text for c_0": (broken(lambda d: d.update(c_0="1")), "entry c_0 must be a list of numbers"),
+    "infinite c_0": (broken(lambda d: d.update(c_0=float("inf"))), "entry c_0 must be finite"),
     "short t_c": (broken(lambda d: d["t_c"].pop()), r"entry t_c must be float64 of shape \[3\]"),
     "missing row": (broken(lambda d: d["W"].pop()), "W must have 3 rows"),
     "above the diagonal": (broken(lambda d: d["W"][0].append(1.0)), r"W\[0\] must have 1 numbers"),
@@ -119,6 +139,16 @@ def test_an_upper_triangle_is_refused():
     base = classical.build("ddim", VE(), steps.build("edm", VE(), 3))
     with pytest.raises(UserError, match="lower triangular"):
         Tableau(base.t, base.t_c, base.c, base.W + torch.ones(3, 3).triu(1), base.noise, "x")
+
+
+def test_stages_are_evaluations_that_do_not_need_one_another():
+    costs = classical.costs("parallel_midpoints", 8)
+    table = classical.build("parallel_midpoints", VE(), steps.build("edm", VE(), len(costs)), nfe=8)
+    assert table.stages == [range(1), range(1, 3), range(3, 4), range(4, 6), range(6, 7), range(7, 8)]
+    assert (table.nfe, table.depth) == (8, 6)
+    for solver in ("ddim", "unipc_bh2", "dpm_3s"):
+        table = classical.build(solver, VE(), steps.build("edm", VE(), 4))
+        assert table.depth == table.nfe
 
 
 def test_other_precisions_are_refused():

@@ -43,7 +43,6 @@ def solver(name: str, nfe: int, phases: Sequence[Phase], params: Params) -> None
         description=f"{name} {nfe} NFE",
     )
     write_json(f"solvers/{name}/{nfe}.history.json", history)
-    coefficients = {"form": student.form, "b": student.b.tolist(), "b_start": student.start.tolist()}
-    meta = {"family": "lms", "steps": settings.steps, "params": about, **coefficients}
+    meta = {"family": "lms", "steps": settings.steps, "params": about, **student.table()}
     student(name, meta).save(f"solvers/{name}/{nfe}.json")
     scratch.clear()
