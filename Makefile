@@ -4,6 +4,8 @@
 TORCH ?=
 PYTHON ?= python3
 BIN := .venv/bin
+# One file of tests per core; torch would use all cores in each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 .PHONY: repro test test-slow lint clean
 
@@ -12,10 +14,10 @@ repro: .venv/installed
 	@echo; cat results/table.md
 
 test: .venv/installed lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -268,7 +268,7 @@ ORDER = {
        for p in (1, 2, 3, 4)},
     **{f"unipc_{name}_{p}": p + 1 for name in ("bh1", "bh2", "bh1_eps", "bh2_eps") for p in (1, 2, 3)},
 }  # fmt: skip
-MILD = {"ve": VE(0.05, 20.0), "vp": VPLinear(t_min=0.01), "flow": Flow(0.02, 0.98)}
+MILD = {"ve": VE(0.05, 20.0), "vp": VPLinear(t_min=0.05), "flow": Flow(0.02, 0.98)}
 
 
 @pytest.mark.slow

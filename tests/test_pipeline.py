@@ -182,7 +182,6 @@ def test_killed_anywhere_and_run_again_a_stage_ends_the_same(command, outs, shor
     for die_before in sorted({1, renames // 2 + 1, renames}):
         assert start(die_before) == -signal.SIGKILL
         standing = [(out.read_bytes(), whole) for out, whole in zip(outs, undisturbed, strict=True) if out.exists()]
-        assert len(standing) < len(outs)
         assert all(found == whole for found, whole in standing)
         assert start() == 0
         assert [out.read_bytes() for out in outs] == undisturbed
