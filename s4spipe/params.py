@@ -1,5 +1,6 @@
 """params.yaml as checked data: every key known, every value of the right type and within its range."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +11,7 @@ from ruamel.yaml import YAML, YAMLError
 from s4spipe import classical
 from s4spipe.distance import DISTANCES
 from s4spipe.errors import UserError, unknown
+from s4spipe.families import FAMILIES
 from s4spipe.steps import STEPS
 
 
@@ -31,6 +33,7 @@ Solver = Annotated[str, BeforeValidator(_solver)]
 Schedule = _one_of("schedule", STEPS)
 ClassicalSchedule = _one_of("schedule", [*STEPS, "best"])
 Distance = _one_of("distance", DISTANCES)
+Family = _one_of("family", FAMILIES)
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 Epochs = Annotated[int, Field(ge=0)]
@@ -107,6 +110,14 @@ class S4SAlt(Learn):
     joint: bool
 
 
+class Arm(S4SAlt):
+    """S4S-Alt of any family, or of times or coefficients alone."""
+
+    family: Family = "lms"
+    learns: Literal["both", "times", "coefficients"] = "both"
+    consistent: bool = False
+
+
 class Sample(Block):
     count: Count
     seed: Seed
@@ -141,27 +152,50 @@ class Params(Block):
     classical_steps: dict[Solver, ClassicalSchedule]
     s4s: S4S
     s4s_alt: S4SAlt
+    learned: list[str]
+    arms: dict[str, dict]
     sample: Sample
     reference: Reference
     fid: Fid
     report: Report
 
+    @property
+    def learned_solvers(self) -> list[str]:
+        """The names of all learned solvers of this run."""
+        return ["s4s", "s4s_alt", *self.learned]
+
+    def arm(self, name: str) -> Arm:
+        """The settings of `arms.<name>`: those of s4s_alt, but for what the block says otherwise."""
+        return Arm.model_validate(self.s4s_alt.model_dump() | self.arms.get(name, {}))
+
     def check(self) -> None:
         """The rules that join two keys."""
+        for name in self.learned:
+            if name not in self.arms:
+                raise UserError(f"learned: {unknown('arm', name, self.arms)}")
+        for name in self.arms:
+            if name in ("teacher", "s4s", "s4s_alt") or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+                raise UserError(
+                    f"arms.{name}: give it another name: small letters, digits and _, and not s4s, s4s_alt or teacher"
+                )
+            try:
+                self.arm(name)
+            except ValidationError as error:
+                raise UserError(f"arms.{name}.{_sentence(error.errors()[0], Arm)}") from None
         for name in self.classical:
             if name not in self.classical_steps:
                 raise UserError(
                     f"classical_steps.{name}: missing; give one of the schedules {', '.join(sorted(STEPS))}"
                 )
-        for key in ("nfe", "classical"):
+        for key in ("nfe", "classical", "learned"):
             values = getattr(self, key)
             if len(set(values)) < len(values):
                 raise UserError(f"{key}: every entry must stand once, got {values}")
         if self.fid.count != "all" and self.fid.count > self.sample.count:
             raise UserError(f"fid.count: must be at most sample.count = {self.sample.count}, got {self.fid.count}")
-        for block in ("s4s", "s4s_alt"):
-            learn = getattr(self, block)
-            if learn.order > min(self.nfe):
+        blocks = {"s4s": self.s4s, "s4s_alt": self.s4s_alt} | {f"arms.{name}": self.arm(name) for name in self.learned}
+        for block, learn in blocks.items():
+            if learn.order > min(self.nfe) and getattr(learn, "family", "lms") in ("lms", "pc"):
                 raise UserError(
                     f"{block}.order: must not exceed the smallest NFE, which is {min(self.nfe)}, got {learn.order}"
                 )
@@ -190,17 +224,16 @@ def load(path: str | Path = "params.yaml") -> Params:
         params = Params.model_validate(data)
         params.check()
     except ValidationError as error:
-        raise UserError(f"{path}: {_sentence(error.errors()[0], data)}") from None
+        raise UserError(f"{path}: {_sentence(error.errors()[0])}") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return params
 
 
-def _sentence(error: dict, data: dict) -> str:
-    """One of pydantic's errors in the words of a parameter file."""
+def _sentence(error: dict, block: type[BaseModel] = Params) -> str:
+    """One of pydantic's errors about `block` in the words of a parameter file."""
     where = ".".join(str(part) for part in error["loc"] if part != "[key]")
     if error["type"] == "extra_forbidden":
-        block: type[BaseModel] = Params
         for part in error["loc"][:-1]:
             block = block.model_fields[part].annotation
         return f"{where}: {unknown('key', error['loc'][-1], block.model_fields)}"

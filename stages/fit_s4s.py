@@ -4,14 +4,13 @@ import click
 
 from s4spipe import stage
 from s4spipe.distill import learn
-from s4spipe.distill.fit import s4s
 from s4spipe.params import Params
 
 
 @stage.command
 @click.argument("nfe", type=int)
 def main(params: Params, nfe: int) -> None:
-    learn.solver("s4s", nfe, s4s(params.s4s.epochs), params)
+    learn.solver("s4s", nfe, params.s4s, params)
 
 
 if __name__ == "__main__":

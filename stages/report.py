@@ -9,24 +9,26 @@ from s4spipe import stage
 from s4spipe.files import read_array, read_json, write_json, write_text
 from s4spipe.params import Params
 from s4spipe.report import figures, tables
-from s4spipe.report.tables import LEARNED
 from s4spipe.tableau import Tableau
 
 
 @stage.command
 def main(params: Params) -> None:
-    cells = {"teacher": [params.teacher.nfe], **dict.fromkeys((*params.classical, *LEARNED), params.nfe)}
+    learned = params.learned_solvers
+    cells = {"teacher": [params.teacher.nfe], **dict.fromkeys((*params.classical, *learned), params.nfe)}
     metrics = {solver: {f"nfe{nfe}": cell(solver, nfe) for nfe in nfes} for solver, nfes in cells.items()}
     results, plots = Path("results"), Path("results/figures")
     for stale in plots.glob("*.png"):
         stale.unlink()
-    figures.fid_against_nfe(metrics, plots / "fid.png")
+    figures.fid_against_nfe(metrics, learned, plots / "fid.png")
     for nfe in params.nfe:
-        fits = {solver: (Tableau.load(f"solvers/{solver}/{nfe}.json"), history(solver, nfe)) for solver in LEARNED}
+        fits = {solver: (Tableau.load(f"solvers/{solver}/{nfe}.json"), history(solver, nfe)) for solver in learned}
         figures.losses({solver: losses for solver, (_, losses) in fits.items()}, plots / f"loss-{nfe}.png")
-        matrices = {s: (np.array(t.meta["b_start"]), np.array(t.meta["b"])) for s, (t, _) in fits.items()}
+        matrices = {
+            s: (np.array(t.meta["b_start"]), np.array(t.meta["b"])) for s, (t, _) in fits.items() if "b" in t.meta
+        }
         figures.coefficients(matrices, plots / f"coefficients-{nfe}.png")
-        arms = [("teacher", params.teacher.nfe), *((solver, nfe) for solver in (*params.classical, *LEARNED))]
+        arms = [("teacher", params.teacher.nfe), *((solver, nfe) for solver in (*params.classical, *learned))]
         rows = [
             (f"{solver}  FID {metrics[solver][f'nfe{n}']['fid']:.2f}", images(solver, n, params.report.sheet_columns))
             for solver, n in arms
@@ -34,7 +36,7 @@ def main(params: Params) -> None:
         title = f"one column, one noise; {nfe} NFE, the teacher {params.teacher.nfe}"
         figures.sample_sheet(rows, title, plots / f"samples-{nfe}.png")
     write_text(results / "fid.csv", tables.to_csv(metrics))
-    table = tables.to_markdown(metrics, params.nfe)
+    table = tables.to_markdown(metrics, params.nfe, learned)
     write_text(results / "table.md", table)
     write_json(results / "metrics.json", metrics)
     click.echo(table)
@@ -42,8 +44,9 @@ def main(params: Params) -> None:
 
 def cell(solver: str, nfe: int) -> dict:
     steps = Tableau.load(f"solvers/{solver}/{nfe}.json").meta["steps"]
-    seconds = read_json(f"samples/{solver}-{nfe}.json")["seconds_per_sample"]
-    return read_json(f"evaluations/{solver}-{nfe}.json") | {"seconds_per_sample": seconds, "steps": steps, "nfe": nfe}
+    about = read_json(f"samples/{solver}-{nfe}.json")
+    cost = {key: about[key] for key in ("nfe", "depth", "seconds_per_sample")}
+    return read_json(f"evaluations/{solver}-{nfe}.json") | cost | {"steps": steps}
 
 
 def history(solver: str, nfe: int) -> list[dict]:

@@ -24,7 +24,7 @@ def main(params: Params, solver: str, nfe: int) -> None:
     )
     write_array(f"samples/{solver}-{nfe}.npy", images.to_uint8(torch.cat([shard["x_0"] for shard in shards])))
     seconds = sum(shard["seconds"] for shard in shards) / settings.count
-    about = {"nfe": tableau.nfe, "seconds_per_sample": round(seconds, 7), "device": str(on)}
+    about = {"nfe": tableau.nfe, "depth": tableau.depth, "seconds_per_sample": round(seconds, 7), "device": str(on)}
     write_json(f"samples/{solver}-{nfe}.json", about)
     scratch.clear()
 

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 TINY = {
     "nfe": [3],
     "classical": ["ddim"],
+    "learned": [],
     "teacher": {"nfe": 6, "train": 24, "validation": 12},
     "s4s": {"pairs": 24, "validation_pairs": 12, "batch_size": 8, "epochs": 1},
     "s4s_alt": {"pairs": 24, "validation_pairs": 12, "batch_size": 8, "warmup_epochs": 1, "alternations": 1},
@@ -122,6 +123,7 @@ ADDITIONS = {
     "an NFE": ({"nfe": [3, 4]},
                {"classical@ddim-4", "sample@ddim-4", "evaluate_fid@ddim-4", "fit_s4s@4", "refine_s4s_alt@4", "report",
                 *(f"{stage}_learned@{s}-4" for stage in ("sample", "evaluate_fid") for s in ("s4s", "s4s_alt"))}),
+    "an arm": ({"learned": ["gs"]}, {"learn_arm@gs-3", "sample_arm@gs-3", "evaluate_fid_arm@gs-3", "report"}),
     "a solver": ({"classical": ["ddim", "ipndm"]},
                  {"classical@ipndm-3", "sample@ipndm-3", "evaluate_fid@ipndm-3", "report"}),
 }  # fmt: skip

@@ -17,9 +17,11 @@ def cell(fid):
         "seconds_per_sample": 1e-3,
         "steps": "edm",
         "nfe": 5,
+        "depth": 4,
     }
 
 
+LEARNED = ["s4s", "s4s_alt"]
 METRICS = {
     "teacher": {"nfe20": cell(1.0)},
     "ddim": {"nfe4": cell(9.0), "nfe5": cell(7.0)},
@@ -30,21 +32,21 @@ METRICS = {
 
 
 def test_gap_closed_is_against_the_best_classical_and_the_teacher():
-    assert tables.gap_closed(METRICS, "s4s_alt", 5) == pytest.approx((5 - 1.2) / (5 - 1))
-    assert tables.gap_closed(METRICS, "s4s", 4) == pytest.approx((8 - 4) / (8 - 1))
+    assert tables.gap_closed(METRICS, "s4s_alt", 5, LEARNED) == pytest.approx((5 - 1.2) / (5 - 1))
+    assert tables.gap_closed(METRICS, "s4s", 4, LEARNED) == pytest.approx((8 - 4) / (8 - 1))
 
 
 def test_csv_has_a_row_per_cell():
     rows = list(csv.DictReader(io.StringIO(tables.to_csv(METRICS))))
     assert len(rows) == 9
     assert rows[1] == {
-        "solver": "ddim", "nfe": "4", "steps": "edm", "fid": "9.0", "fid_real": "18.0", "teacher_distance": "0.1",
-        "seconds_per_sample": "0.001",
+        "solver": "ddim", "nfe": "4", "steps": "edm", "depth": "4", "fid": "9.0", "fid_real": "18.0",
+        "teacher_distance": "0.1", "seconds_per_sample": "0.001",
     }  # fmt: skip
 
 
 def test_the_table_is_aligned_markdown():
-    lines = tables.to_markdown(METRICS, [4, 5]).splitlines()
+    lines = tables.to_markdown(METRICS, [4, 5], LEARNED).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert [cell.strip() for cell in lines[0].split("|")[1:-1]] == ["FID at NFE", "4", "5"]
     assert "0.950" in lines[-1]
@@ -55,7 +57,7 @@ def test_figures_are_drawn_and_byte_stable(tmp_path):
     b = np.arange(15.0).reshape(5, 3) / 10
     sheet = np.random.default_rng(0).integers(0, 256, (3, 10, 1, 8, 8), dtype=np.uint8)
     for folder in (tmp_path / "a", tmp_path / "b"):
-        figures.fid_against_nfe(METRICS, folder / "fid.png")
+        figures.fid_against_nfe(METRICS, LEARNED, folder / "fid.png")
         figures.losses({"s4s": history, "s4s_alt": history}, folder / "loss.png")
         figures.coefficients({"s4s": (b, -b)}, folder / "coefficients.png")
         figures.sample_sheet([(f"row {i}", row) for i, row in enumerate(sheet)], "title", folder / "samples.png")

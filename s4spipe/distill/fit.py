@@ -9,18 +9,17 @@ from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from s4spipe.distill import relaxed
-from s4spipe.families import LMS
+from s4spipe.families import Family
 from s4spipe.files import Scratch
 from s4spipe.pairs import Pairs
 from s4spipe.sampling import sample
 
-COEFFICIENTS = ("u",)
-TIMES = ("times.xi", "times.xi_c")
+COEFFICIENTS, TIMES = "coefficients", "times"
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Some epochs over all pairs, in which the named parameters of the student learn and the others are frozen."""
+    """Some epochs over all pairs, in which the student's coefficients, times or both learn; the others are frozen."""
 
     learns: tuple[str, ...]
     epochs: int
@@ -28,7 +27,7 @@ class Phase:
 
 def s4s(epochs: int) -> list[Phase]:
     """Plain S4S: coefficients on fixed steps."""
-    return [Phase(COEFFICIENTS, epochs)]
+    return [Phase((COEFFICIENTS,), epochs)]
 
 
 def s4s_alt(alternations: int, epochs: int, warmup_epochs: int, joint: bool) -> list[Phase]:
@@ -36,12 +35,18 @@ def s4s_alt(alternations: int, epochs: int, warmup_epochs: int, joint: bool) -> 
 
     `epochs` is the length of each half of an alternation; jointly, the epochs of both halves go to everything at once.
     """
-    halves = [Phase(COEFFICIENTS + TIMES, 2 * epochs)] if joint else [Phase(TIMES, epochs), Phase(COEFFICIENTS, epochs)]
-    return [Phase(TIMES, warmup_epochs), *alternations * halves]
+    apart = [Phase((TIMES,), epochs), Phase((COEFFICIENTS,), epochs)]
+    halves = [Phase((COEFFICIENTS, TIMES), 2 * epochs)] if joint else apart
+    return [Phase((TIMES,), warmup_epochs), *alternations * halves]
+
+
+def kind(parameter: str) -> str:
+    """Whether a family's parameter of this name is one of its times or one of its coefficients."""
+    return TIMES if parameter.startswith("times.") else COEFFICIENTS
 
 
 def fit(
-    student: LMS,
+    student: Family,
     phases: Sequence[Phase],
     denoiser: Callable,
     training: Pairs,
@@ -98,9 +103,9 @@ def fit(
     for epoch in (
         bar := tqdm(range(state["epoch"], len(epochs)), description, len(epochs), initial=state["epoch"], disable=None)
     ):
-        learning = [group for group in optimizer.param_groups if group["name"] in epochs[epoch]]
+        learning = [group for group in optimizer.param_groups if kind(group["name"]) in epochs[epoch]]
         for name, p in parameters.items():
-            p.requires_grad_(name in epochs[epoch])
+            p.requires_grad_(kind(name) in epochs[epoch])
         order = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
         epoch_losses, moves = [], 0
         for index in order.to(moved.device).split(batch_size):

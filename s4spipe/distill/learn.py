@@ -1,36 +1,47 @@
-"""One learned solver from the pipeline's parameters and pairs: the body of the stages fit_s4s and refine_s4s_alt."""
+"""One learned solver from the pipeline's parameters and pairs: the body of every stage that learns."""
 
-from collections.abc import Sequence
-
-from s4spipe import distance, models, steps
-from s4spipe.distill.fit import Phase, fit
-from s4spipe.families import LMS, Times
+from s4spipe import classical, distance, models, steps
+from s4spipe.distill.fit import COEFFICIENTS, TIMES, Phase, fit, s4s, s4s_alt
+from s4spipe.families import FAMILIES, Times
 from s4spipe.files import Scratch, fingerprint, write_json
 from s4spipe.models.features import DigitFeatures
 from s4spipe.pairs import Pairs
-from s4spipe.params import Params, device
+from s4spipe.params import S4S, Arm, Params, device
 
 PAIRS = ("pairs/train.safetensors", "pairs/validation.safetensors")
 
 
-def solver(name: str, nfe: int, phases: Sequence[Phase], params: Params) -> None:
-    """Learn the solver that the parameters' block `name` describes; write solvers/<name>/<nfe>.json and its losses."""
-    settings, on = getattr(params, name), device(params.run.device)
+def phases(settings: S4S | Arm) -> list[Phase]:
+    """What learns when; an arm that learns one thing alone has all the epochs of an alternation for it."""
+    if isinstance(settings, S4S):
+        return s4s(settings.epochs)
+    if settings.learns == "both":
+        return s4s_alt(settings.alternations, settings.epochs, settings.warmup_epochs, settings.joint)
+    total = settings.warmup_epochs + 2 * settings.epochs * settings.alternations
+    return [Phase((TIMES if settings.learns == "times" else COEFFICIENTS,), total)]
+
+
+def solver(name: str, nfe: int, settings: S4S | Arm, params: Params) -> None:
+    """Learn the solver that `settings` describe; write solvers/<name>/<nfe>.json and its losses beside it."""
+    on = device(params.run.device)
     denoiser = models.load(params.model.model_dump(), on)
     training = Pairs.load(PAIRS[0], on, settings.pairs)
     validation = Pairs.load(PAIRS[1], on, settings.validation_pairs)
     net = DigitFeatures.load(params.fid.features, on) if settings.distance == "perceptual" else None
 
     noise = denoiser.noise_schedule
-    t = steps.build(settings.steps, noise, nfe)
-    times = Times(noise, t, settings.decoupling) if hasattr(settings, "decoupling") else None
-    student = LMS(settings.init, noise, t, settings.order, times)  # stays on the CPU: a few dozen numbers
+    t = steps.build(settings.steps, noise, len(classical.costs(settings.init, nfe)))
+    plan = phases(settings)
+    times = Times(noise, t, settings.decoupling) if any(TIMES in phase.learns for phase in plan) else None
+    family, consistent = getattr(settings, "family", "lms"), getattr(settings, "consistent", False)
+    # It stays on the CPU: a few dozen numbers.
+    student = FAMILIES[family](settings.init, noise, t, nfe, settings.order, times, consistent)
     about = settings.model_dump()
     files = (params.model.weights, *PAIRS, *([params.fid.features] if net else []))
     scratch = Scratch(fingerprint(name, nfe, about, params.model.model_dump(), files=files))
     history = fit(
         student,
-        phases,
+        plan,
         denoiser,
         training,
         validation,
@@ -43,6 +54,6 @@ def solver(name: str, nfe: int, phases: Sequence[Phase], params: Params) -> None
         description=f"{name} {nfe} NFE",
     )
     write_json(f"solvers/{name}/{nfe}.history.json", history)
-    meta = {"family": "lms", "steps": settings.steps, "params": about, **student.table()}
+    meta = {"family": family, "steps": settings.steps, "params": about, **student.table()}
     student(name, meta).save(f"solvers/{name}/{nfe}.json")
     scratch.clear()

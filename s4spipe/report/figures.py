@@ -1,5 +1,6 @@
 """The figures of a run, drawn with matplotlib so that they can be read offline."""
 
+import itertools
 from pathlib import Path
 
 import matplotlib
@@ -9,10 +10,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from s4spipe.files import atomic
-from s4spipe.report.tables import LEARNED, Metrics
+from s4spipe.report.tables import Metrics
 
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10, "figure.constrained_layout.use": True}
-COLOURS = dict(zip(LEARNED, ("#d95f02", "#b2182b"), strict=True))
+COLOURS = ("#d95f02", "#b2182b", "#e7298a", "#a6761d", "#66a61e", "#1b9e77", "#e6ab02", "#7570b3")  # of learned solvers
 
 
 def save(figure: plt.Figure, path: Path) -> None:
@@ -22,18 +23,19 @@ def save(figure: plt.Figure, path: Path) -> None:
     plt.close(figure)
 
 
-def fid_against_nfe(metrics: Metrics, path: Path) -> None:
+def fid_against_nfe(metrics: Metrics, learned: list[str], path: Path) -> None:
     """FID of every solver against NFE, on a log axis, with the teacher as a line."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 4.2))
         greys = iter(plt.cm.viridis(np.linspace(0.1, 0.85, max(1, len(metrics) - 1))))
+        colours = dict(zip(learned, itertools.cycle(COLOURS), strict=False))
         for solver, cells in metrics.items():
             nfe = [int(key.removeprefix("nfe")) for key in cells]
             fid = [cell["fid"] for cell in cells.values()]
             if solver == "teacher":
                 axes.axhline(fid[0], color="black", linestyle="--", linewidth=1, label=f"teacher ({nfe[0]} NFE)")
-            elif solver in COLOURS:
-                axes.plot(nfe, fid, "o-", color=COLOURS[solver], linewidth=2.5, label=solver, zorder=3)
+            elif solver in colours:
+                axes.plot(nfe, fid, "o-", color=colours[solver], linewidth=2.5, label=solver, zorder=3)
             else:
                 axes.plot(nfe, fid, "o-", color=next(greys), linewidth=1.2, markersize=4, label=solver)
         axes.set_yscale("log")

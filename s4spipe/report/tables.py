@@ -3,17 +3,16 @@
 import csv
 import io
 
-LEARNED = ("s4s", "s4s_alt")
 Metrics = dict[
     str, dict[str, dict]
 ]  # {solver: {"nfe5": {"fid": .., "teacher_distance": .., "seconds_per_sample": ..}}}
 
 
 def to_csv(metrics: Metrics) -> str:
-    """One row per solver and NFE."""
+    """One row per solver and NFE; `depth` is how many network calls wait for one another."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    columns = ["fid", "fid_real", "teacher_distance", "seconds_per_sample"]
+    columns = ["depth", "fid", "fid_real", "teacher_distance", "seconds_per_sample"]
     writer.writerow(["solver", "nfe", "steps", *columns])
     for solver, cells in metrics.items():
         for nfe, cell in cells.items():
@@ -21,7 +20,7 @@ def to_csv(metrics: Metrics) -> str:
     return out.getvalue()
 
 
-def to_markdown(metrics: Metrics, nfes: list[int]) -> str:
+def to_markdown(metrics: Metrics, nfes: list[int], learned: list[str]) -> str:
     """FID by solver (rows) and NFE (columns), the learned solvers' gap closed, and the teacher."""
     teacher = metrics["teacher"]
     ((teacher_nfe, reference),) = teacher.items()
@@ -30,16 +29,16 @@ def to_markdown(metrics: Metrics, nfes: list[int]) -> str:
         if solver != "teacher":
             rows.append([solver, *(f"{cells[f'nfe{nfe}']['fid']:.3f}" for nfe in nfes)])
     rows.append([f"teacher ({teacher_nfe.removeprefix('nfe')} NFE)", *[f"{reference['fid']:.3f}"] * len(nfes)])
-    for solver in LEARNED:
-        rows.append([f"gap closed by {solver}", *(f"{gap_closed(metrics, solver, nfe):.3f}" for nfe in nfes)])
+    for solver in learned:
+        rows.append([f"gap closed by {solver}", *(f"{gap_closed(metrics, solver, nfe, learned):.3f}" for nfe in nfes)])
     first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
     lines = ["| " + " | ".join([name.ljust(first), *map(str.rjust, values, widths)]) + " |" for name, *values in rows]
     lines.insert(1, f"|{'-' * (first + 2)}|" + "".join(f"{'-' * (width + 1)}:|" for width in widths))
     return "\n".join(lines) + "\n"
 
 
-def gap_closed(metrics: Metrics, solver: str, nfe: int) -> float:
+def gap_closed(metrics: Metrics, solver: str, nfe: int, learned: list[str]) -> float:
     """(best classical - solver) / (best classical - teacher) in FID; 1 is as good as the teacher."""
     (teacher,) = (cell["fid"] for cell in metrics["teacher"].values())
-    best = min(cells[f"nfe{nfe}"]["fid"] for name, cells in metrics.items() if name not in ("teacher", *LEARNED))
+    best = min(cells[f"nfe{nfe}"]["fid"] for name, cells in metrics.items() if name not in ("teacher", *learned))
     return (best - metrics[solver][f"nfe{nfe}"]["fid"]) / (best - teacher)
