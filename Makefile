@@ -1,4 +1,4 @@
-# make repro    build every result        make test    run the tests
+# make repro    build every result        make test    run the tests, and with SLOW=1 the slow ones too
 # Both make their own environment in .venv. TORCH is handed to pip before anything else is installed; without it, pip
 # picks the newest torch with CUDA. For a smaller, CPU-only install see README.md.
 TORCH ?=
@@ -7,17 +7,14 @@ BIN := .venv/bin
 # One file of tests per core; torch would use all cores in each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: repro test test-slow lint clean
+.PHONY: repro test lint clean
 
 repro: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 	@echo; cat results/table.md
 
 test: .venv/installed lint
-	$(PYTEST) -m "not slow"
-
-test-slow: .venv/installed
-	$(PYTEST) -m slow
+	$(PYTEST) $(if $(SLOW),,-m "not slow")
 
 lint: .venv/installed
 	$(BIN)/ruff check .

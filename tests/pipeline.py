@@ -1,0 +1,66 @@
+"""The real pipeline at a tiny size, in a clone of its own, for the tests that run it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parent.parent
+TINY = {
+    "nfe": [3],
+    "classical": ["ddim"],
+    "learned": [],
+    "teacher": {"nfe": 6, "train": 24, "validation": 12},
+    "s4s": {"pairs": 24, "validation_pairs": 12, "batch_size": 8, "epochs": 1},
+    "s4s_alt": {"pairs": 24, "validation_pairs": 12, "batch_size": 8, "warmup_epochs": 1, "alternations": 1},
+    "sample": {"count": 100},
+    "run": {"batch_size": 16, "device": "cpu"},
+}
+
+
+def run(project, *command, ok=True):
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) is ok, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def ran(output):
+    """The stages that a `dvc repro` ran (or would run, with --dry)."""
+    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")}
+
+
+def edit(project, **blocks):
+    path = project / "params.yaml"
+    data = YAML(typ="safe").load(path)
+    for name, value in blocks.items():
+        data[name] = {**data[name], **value} if isinstance(value, dict) else value
+    YAML(typ="safe").dump(data, path)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy of the files that git knows, with tiny parameters, after one `dvc repro`."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    run(folder, "git", "init", "-q")
+    edit(folder, **TINY)
+    output = run(folder, "dvc", "repro")
+    # A fresh clone starts from the trained model.
+    assert not ran(output) & {"train_digits", "train_features"}
+    return folder
+
+
+@pytest.fixture
+def edited(project):
+    """Edits params.yaml for one test."""
+    before = (project / "params.yaml").read_text()
+    yield lambda **blocks: edit(project, **blocks)
+    (project / "params.yaml").write_text(before)

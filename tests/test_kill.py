@@ -1,0 +1,63 @@
+"""SIGKILL in the middle of any stage: it is run again and ends as if nothing had happened."""
+
+import multiprocessing
+import signal
+
+import pytest
+import stage_process
+from pipeline import edited, project  # noqa: F401
+
+pytestmark = pytest.mark.slow
+
+# Every stage, where it can be killed: its module and arguments, its outs, and what makes it short.
+STAGES = {
+    "train_digits": (["train_digits"], ["tiny/model.safetensors"],
+                     {"model": {"weights": "tiny/model.safetensors"}, "train_digits": {"steps": 20, "batch_size": 16}}),
+    "train_features": (["train_features"], ["tiny/features.safetensors"],
+                       {"fid": {"features": "tiny/features.safetensors"}, "train_features": {"epochs": 3}}),
+    "reference": (["reference"], ["tiny/reference.safetensors"],
+                  {"fid": {"reference": "tiny/reference.safetensors"}, "reference": {"count": 100, "nfe": 4}}),
+    "teacher": (["classical", "teacher", "6"], ["solvers/teacher/6.json"], {}),
+    "teacher_pairs": (["teacher_pairs"], ["pairs/train.safetensors", "pairs/validation.safetensors"], {}),
+    "classical": (["classical", "ddim", "3"], ["solvers/ddim/3.json"], {}),
+    "fit_s4s": (["fit_s4s", "3"], ["solvers/s4s/3.json", "solvers/s4s/3.history.json"], {"s4s": {"epochs": 2}}),
+    "refine_s4s_alt": (["refine_s4s_alt", "3"], ["solvers/s4s_alt/3.json", "solvers/s4s_alt/3.history.json"], {}),
+    "sample": (["sample", "ddim", "3"], ["samples/ddim-3.npy"], {}),
+    "evaluate_fid": (["evaluate_fid", "ddim", "3"], ["evaluations/ddim-3.json"], {}),
+    "report": (["report"], ["results/metrics.json", "results/fid.csv", "results/table.md", *(
+        f"results/figures/{name}.png" for name in ("fid", "loss-3", "samples-3", "coefficients-3"))], {}),
+}  # fmt: skip
+FORK = multiprocessing.get_context("forkserver")
+# What the stages import, once for all the processes forked below.
+FORK.set_forkserver_preload(
+    [*(f"stages.{arguments[0]}" for arguments, _, _ in STAGES.values()), "diffusers.models.unets.unet_2d"]
+)
+
+
+@pytest.mark.parametrize(("command", "outs", "short"), STAGES.values(), ids=STAGES)
+def test_killed_anywhere_and_run_again_a_stage_ends_the_same(command, outs, short, project, edited):
+    """Files change by renames alone, so dying before each of some renames covers every moment between them."""
+    edited(**short)
+    outs = [project / out for out in outs]
+
+    def start(die_before=None):
+        for out in outs:
+            out.unlink(missing_ok=True)  # as DVC does
+        process = FORK.Process(target=stage_process.run, args=(project, *command), kwargs={"die_before": die_before})
+        process.start()
+        process.join()
+        return process.exitcode
+
+    assert start() == 0
+    undisturbed = [out.read_bytes() for out in outs]
+    renames = int((project / stage_process.COUNT).read_text())
+    for die_before in sorted({1, renames // 2 + 1, renames}):
+        assert start(die_before) == -signal.SIGKILL
+        standing = [(out.read_bytes(), whole) for out, whole in zip(outs, undisturbed, strict=True) if out.exists()]
+        assert all(found == whole for found, whole in standing)
+        assert start() == 0
+        assert [out.read_bytes() for out in outs] == undisturbed
+        assert int((project / stage_process.COUNT).read_text()) <= renames
+        assert not any((project / ".s4spipe").iterdir())
+    for out in outs:
+        assert not list(out.parent.glob(".*.tmp*"))
