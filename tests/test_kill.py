@@ -5,7 +5,6 @@ import signal
 
 import pytest
 import stage_process
-from pipeline import edited, project  # noqa: F401
 
 pytestmark = pytest.mark.slow
 

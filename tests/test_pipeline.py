@@ -9,7 +9,7 @@ import time
 import networkx
 import pytest
 from dvc.repo import Repo
-from pipeline import ROOT, TINY, edit, edited, project, ran, run  # noqa: F401
+from pipeline import ROOT, TINY, ran, run
 
 pytestmark = pytest.mark.slow
 
