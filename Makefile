@@ -5,7 +5,7 @@ TORCH ?=
 PYTHON ?= python3
 BIN := .venv/bin
 # One file of tests per core; torch would use all cores in each.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: repro test lint clean
 

@@ -4,3 +4,8 @@ from pipeline import edited, project  # noqa: F401  (fixtures of the tests that 
 # No deadlines (machines are noisy), and the same examples every time, so that a red run is red again.
 settings.register_profile("s4spipe", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("s4spipe")
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest first, so that no core waits for another at the end."""
+    items.sort(key=lambda item: item.path.stem not in ("test_pipeline", "test_kill"))
