@@ -277,7 +277,7 @@ MILD = {"ve": VE(0.05, 20.0), "vp": VPLinear(t_min=0.05), "flow": Flow(0.02, 0.9
 def test_order_of_convergence_on_gaussian_data(solver, order, key):
     """In three dimensions of different spread: in one, the error may happen to cross zero."""
     mean, std = (torch.tensor(v, dtype=torch.float64) for v in ([0.4, -0.2, 0.1], [0.5, 0.35, 1.0]))
-    ns = (160, 320) if order <= 2 else (320, 640)
+    ns = (160, 320) if order <= 2 and solver != "dpmpp_3m" else (320, 640)
     assert rate(solver, Gaussian(MILD[key], mean, std), graded, ns) == pytest.approx(order, abs=0.2)
 
 
