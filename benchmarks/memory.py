@@ -11,17 +11,19 @@ import sys
 import click
 import torch
 
-from s4spipe import distance, models, params, steps
-from s4spipe.distill.fit import Phase, fit
+from benchmarks.common import Setting
+from s4spipe import distance, stage, steps
+from s4spipe.distill.fit import fit, s4s
 from s4spipe.families import LMS
 from s4spipe.files import Scratch
-from s4spipe.pairs import Pairs, draw
+from s4spipe.pairs import Pairs
+from s4spipe.params import Params
 
 
-@click.command()
+@stage.command
 @click.option("--batch", default=256, show_default=True, help="Pairs in a minibatch.")
 @click.option("--one", type=int, hidden=True)
-def main(batch: int, one: int | None) -> None:
+def main(params: Params, batch: int, one: int | None) -> None:
     if one is None:
         click.echo(f"peak memory of a fit, minibatches of {batch}")
         peaks = {}
@@ -35,11 +37,9 @@ def main(batch: int, one: int | None) -> None:
         )
         return
 
-    settings = params.load()
-    on = params.device(settings.run.device)
-    denoiser = models.load(settings.model.model_dump(), on)
-    noise = denoiser.noise_schedule
-    x_T, labels = (tensor.to(on) for tensor in draw(denoiser, "train", 0, range(batch)))
+    setting = Setting()
+    on, denoiser, noise = setting.device, setting.denoiser, setting.noise
+    x_T, labels = setting.draw("train", batch)
     pairs = Pairs(x_T, torch.zeros_like(x_T), labels)
     few = Pairs(x_T[:8], torch.zeros_like(x_T[:8]), labels[:8])
     student = LMS("ipndm", noise, steps.build("edm", noise, one), 3)
@@ -47,7 +47,7 @@ def main(batch: int, one: int | None) -> None:
     scratch = Scratch(f"memory-{one}")
     fit(
         student,
-        [Phase(("u",), 2)],
+        s4s(epochs=2),
         denoiser,
         pairs,
         few,

@@ -9,20 +9,19 @@ import time
 import click
 import torch
 
-from s4spipe import classical, models, params, steps
-from s4spipe.pairs import draw
+from benchmarks.common import Setting
+from s4spipe import classical, stage, steps
+from s4spipe.params import Params
 from s4spipe.sampling import sample
 
 
-@click.command()
+@stage.command
 @click.option("--batch", default=500, show_default=True, help="Samples at a time.")
 @click.option("--rounds", default=15, show_default=True, help="How often both are timed.")
-def main(batch: int, rounds: int) -> None:
-    settings = params.load()
-    on = params.device(settings.run.device)
-    denoiser = models.load(settings.model.model_dump(), on)
-    x_T, labels = (tensor.to(on) for tensor in draw(denoiser, "sample", 0, range(batch)))
-    noise = denoiser.noise_schedule
+def main(params: Params, batch: int, rounds: int) -> None:
+    setting = Setting()
+    on, denoiser, noise = setting.device, setting.denoiser, setting.noise
+    x_T, labels = setting.draw("sample", batch)
 
     def seconds(run) -> float:
         if on.type == "cuda":

@@ -7,19 +7,13 @@ It stands outside the pipeline, whose solvers on their `best` schedule read the 
 import itertools
 
 import click
-import numpy as np
-import torch
 from tqdm import tqdm
 
 from benchmarks import schedules_page
-from s4spipe import best, classical, fid, models, stage, steps
+from benchmarks.common import Setting
+from s4spipe import best, classical, stage, steps
 from s4spipe.files import Scratch, fingerprint, write_text
-from s4spipe.images import to_uint8
-from s4spipe.models import digits
-from s4spipe.models.features import DigitFeatures
-from s4spipe.pairs import draw
-from s4spipe.params import Params, device
-from s4spipe.sampling import sample
+from s4spipe.params import Params
 
 NFES = (3, 4, 5, 6, 8, 10)
 
@@ -27,31 +21,14 @@ NFES = (3, 4, 5, 6, 8, 10)
 @stage.command
 @click.option("--count", default=1000, show_default=True, help="Samples per cell.")
 def main(params: Params, count: int) -> None:
-    on, model = device(params.run.device), params.model.model_dump()
-    denoiser, net = models.load(model, on), DigitFeatures.load(params.fid.features, on)
-    reference = fid.load_statistics(params.fid.reference)
-    real = fid.statistics(fid.features(to_uint8(digits.images()[0]), net, on))
-    scratch = Scratch(
-        fingerprint("schedules", count, model, files=(params.model.weights, params.fid.features, params.fid.reference))
-    )
-    batches = [
-        draw(denoiser, "sample", params.sample.seed, range(i, min(i + params.run.batch_size, count)))
-        for i in range(0, count, params.run.batch_size)
-    ]
+    setting = Setting()
+    files = (params.model.weights, params.fid.features, params.fid.reference)
+    scratch = Scratch(fingerprint("schedules", count, params.model.model_dump(), files=files))
+    noises = setting.draw("sample", count)
 
-    @torch.inference_mode()
     def cell(solver: str, schedule: str, nfe: int) -> dict:
-        noise = denoiser.noise_schedule
-        tableau = classical.build(
-            solver, noise, steps.build(schedule, noise, len(classical.costs(solver, nfe))), nfe=nfe
-        )
-        images = [to_uint8(sample(denoiser, tableau, x.to(on), labels.to(on))) for x, labels in batches]
-        features = [fid.features(batch, net, on) for batch in images]
-        generated = fid.statistics(np.concatenate(features))
-        return {
-            "fid": fid.frechet_distance(*generated, *reference),
-            "fid_real": fid.frechet_distance(*generated, *real),
-        }
+        t = steps.build(schedule, setting.noise, len(classical.costs(solver, nfe)))
+        return setting.fids(classical.build(solver, setting.noise, t, nfe=nfe), *noises)
 
     rows = []
     cells = list(itertools.product(params.classical, steps.STEPS, NFES))

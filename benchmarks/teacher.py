@@ -8,20 +8,19 @@ import itertools
 import click
 import torch
 
-from s4spipe import classical, models, params, steps
-from s4spipe.pairs import draw
+from benchmarks.common import Setting
+from s4spipe import classical, stage, steps
+from s4spipe.params import Params
 from s4spipe.sampling import sample
 
 
-@click.command()
+@stage.command
 @click.option("--count", default=500, show_default=True, help="Samples.")
 @click.option("--nfe", default=20, show_default=True, help="The candidates' evaluations.")
-def main(count: int, nfe: int) -> None:
-    settings = params.load()
-    on = params.device(settings.run.device)
-    denoiser = models.load(settings.model.model_dump(), on)
-    noise = denoiser.noise_schedule
-    x_T, labels = (tensor.to(on) for tensor in draw(denoiser, "validation", 0, range(count)))
+def main(params: Params, count: int, nfe: int) -> None:
+    setting = Setting()
+    denoiser, noise = setting.denoiser, setting.noise
+    x_T, labels = setting.draw("validation", count)
 
     @torch.inference_mode()
     def end(solver: str, schedule: str, n: int) -> torch.Tensor:
@@ -32,7 +31,7 @@ def main(count: int, nfe: int) -> None:
     click.echo(
         f"{count} samples; the reference against another 200-step solver (dpmpp_2m, edm): {rms(reference, check):.5f}"
     )
-    candidates = itertools.product(settings.classical, ("edm", "logsnr", "vp_uniform", "vp_quadratic"))
+    candidates = itertools.product(params.classical, ("edm", "logsnr", "vp_uniform", "vp_quadratic"))
     distances = {(solver, name): rms(end(solver, name, nfe), reference) for solver, name in candidates}
     for (solver, name), distance in sorted(distances.items(), key=lambda item: item[1])[:8]:
         click.echo(f"{solver:10} {name:13} {nfe} NFE: {distance:.5f}")

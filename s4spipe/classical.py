@@ -200,18 +200,18 @@ def _one_each(nfe: int) -> list[int]:
     return [1] * nfe
 
 
-def _pairs(nfe: int) -> list[int]:
-    """Steps of two evaluations, with one of one at the end if the number is odd."""
-    return [2] * (nfe // 2) + [1] * (nfe % 2)
+def _groups(nfe: int, size: int) -> list[int]:
+    """Steps of so many evaluations; what is left over goes to a last step."""
+    return [size] * (nfe // size) + [nfe % size] * (nfe % size > 0)
 
 
-def _triples(nfe: int) -> list[int]:
-    """DPM-Solver-fast (Lu et al. 2022, arXiv 2206.00927, App. D.3): steps of three evaluations, the last of fewer."""
+_pairs = partial(_groups, size=2)
+_threes = partial(_groups, size=3)
+
+
+def _dpm_fast(nfe: int) -> list[int]:
+    """DPM-Solver-fast (Lu et al. 2022, arXiv 2206.00927, App. D.3): steps of three, the last of fewer evaluations."""
     return [3] * (nfe // 3 - 1) + [2, 1] if nfe % 3 == 0 else [3] * (nfe // 3) + [nfe % 3]
-
-
-def _threes(nfe: int) -> list[int]:
-    return [3] * (nfe // 3) + [nfe % 3] * (nfe % 3 > 0)
 
 
 def _runge_kutta_first(nfe: int) -> list[int]:
@@ -258,7 +258,7 @@ CLASSICAL: dict[str, Solver] = {
     "dpm_2m": Solver("multistep", partial(dpm_multistep, form="noise"), (2,), 2),
     "dpm_3m": Solver("multistep", partial(dpm_multistep, form="noise"), (3,), 3),
     "dpm_2s": Solver("singlestep", partial(dpm_singlestep, form="noise"), (2,), 2, _pairs),
-    "dpm_3s": Solver("singlestep", partial(dpm_singlestep, form="noise"), (3,), 3, _triples),
+    "dpm_3s": Solver("singlestep", partial(dpm_singlestep, form="noise"), (3,), 3, _dpm_fast),
     "dpmpp_2m": Solver("multistep", dpm_multistep, (2,), 2),
     "dpmpp_3m": Solver("multistep", dpm_multistep, (3,), 3),
     "dpmpp_2s": Solver("singlestep", partial(dpm_singlestep, form="data"), (2,), 2, _pairs),

@@ -77,10 +77,6 @@ class Family(nn.Module):
         """The steps t [S+1] and the network times t_c [S] at the starts of the steps."""
         return (self.t, self.t[:-1]) if self.times is None else self.times()
 
-    def coefficients(self) -> list[str]:
-        """Names of the parameters that are not times."""
-        return [name for name, _ in self.named_parameters() if not name.startswith("times.")]
-
     @property
     def parameter_count(self) -> int:
         """m: the free numbers among the coefficients."""

@@ -15,12 +15,8 @@ from s4spipe.files import Scratch, read_tensors, write_tensors
 from s4spipe.sampling import sample
 from s4spipe.tableau import Tableau
 
-STREAMS = {
-    "train": 0,
-    "validation": 1,
-    "sample": 2,
-    "reference": 3,
-}  # apart by construction, whatever the seeds and counts
+# Apart by construction, whatever the seeds and counts.
+STREAMS = {"train": 0, "validation": 1, "sample": 2, "reference": 3, "search": 4}
 
 
 def draw(

@@ -8,11 +8,11 @@ import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML, YAMLError
 
-from s4spipe import classical
+from s4spipe import classical, steps
 from s4spipe.distance import DISTANCES
 from s4spipe.errors import UserError, unknown
 from s4spipe.families import FAMILIES
-from s4spipe.steps import STEPS
+from s4spipe.steps import SEARCHED
 
 
 def _one_of(what: str, known) -> type:
@@ -29,9 +29,17 @@ def _solver(name):
     return name
 
 
+def _schedule(*also: str) -> type:
+    def check(value):
+        steps.check(value, also)
+        return value
+
+    return Annotated[str | list[float], BeforeValidator(check)]
+
+
 Solver = Annotated[str, BeforeValidator(_solver)]
-Schedule = _one_of("schedule", STEPS)
-ClassicalSchedule = _one_of("schedule", [*STEPS, "best"])
+Schedule = _schedule()
+ClassicalSchedule = _schedule("best")
 Distance = _one_of("distance", DISTANCES)
 Family = _one_of("family", FAMILIES)
 Count = Annotated[int, Field(ge=1)]
@@ -72,6 +80,20 @@ class TrainFeatures(Block):
     epochs: Count
     learning_rate: Positive
     seed: Seed
+
+
+class Gits(Block):
+    solver: Solver
+    grid: Annotated[int, Field(ge=2)]
+    coefficient: Positive
+    noises: Count
+    seed: Seed
+
+
+class Dmn(Block):
+    start: Schedule
+    order: Annotated[int, Field(ge=1, le=4)]
+    up_to: Count
 
 
 class Teacher(Block):
@@ -148,6 +170,9 @@ class Params(Block):
     model: Model
     train_digits: TrainDigits
     train_features: TrainFeatures
+    searched: list[_one_of("searched schedule", SEARCHED)]
+    gits: Gits
+    dmn: Dmn
     teacher: Teacher
     classical_steps: dict[Solver, ClassicalSchedule]
     s4s: S4S
@@ -168,26 +193,45 @@ class Params(Block):
         """The settings of `arms.<name>`: those of s4s_alt, but for what the block says otherwise."""
         return Arm.model_validate(self.s4s_alt.model_dump() | self.arms.get(name, {}))
 
+    def start(self, role: str) -> tuple[str, str, steps.Schedule]:
+        """The classical solver behind the teacher, the reference, a learned solver or itself: the key of its schedule
+        in params.yaml, its name and its schedule."""
+        if role in self.classical_steps:
+            return f"classical_steps.{role}", role, self.classical_steps[role]
+        if role in ("teacher", "reference"):
+            block = getattr(self, role)
+            return f"{role}.steps", block.solver, block.steps
+        block = self.s4s if role == "s4s" else self.arm(role)
+        return f"{'arms.' if role in self.arms else ''}{role}.steps", block.init, block.steps
+
     def check(self) -> None:
         """The rules that join two keys."""
         for name in self.learned:
             if name not in self.arms:
                 raise UserError(f"learned: {unknown('arm', name, self.arms)}")
         for name in self.arms:
-            if name in ("teacher", "s4s", "s4s_alt") or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            taken = {"teacher", "reference", "s4s", "s4s_alt", *self.classical, *self.classical_steps}
+            if name in taken or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
                 raise UserError(
-                    f"arms.{name}: give it another name: small letters, digits and _, and not s4s, s4s_alt or teacher"
+                    f"arms.{name}: give it another name, of small letters, digits and _, that no other solver has"
                 )
             try:
-                self.arm(name)
+                arm = self.arm(name)
             except ValidationError as error:
                 raise UserError(f"arms.{name}.{_sentence(error.errors()[0], Arm)}") from None
+            if arm.consistent and arm.family in ("fixed", "gs", "bns"):
+                raise UserError(f"arms.{name}.consistent: not for the family {arm.family}; lms, pc, dss, ss and epd "
+                                "have rows that can keep their sum")  # fmt: skip
         for name in self.classical:
             if name not in self.classical_steps:
                 raise UserError(
-                    f"classical_steps.{name}: missing; give one of the schedules {', '.join(sorted(STEPS))}"
+                    f"classical_steps.{name}: missing; give one of the schedules {', '.join(sorted(steps.STEPS))}"
                 )
-        for key in ("nfe", "classical", "learned"):
+        for role in ("teacher", "reference", *self.classical, *self.learned_solvers):
+            key, _, schedule = self.start(role)
+            if isinstance(schedule, str) and schedule in SEARCHED and schedule not in self.searched:
+                raise UserError(f"{key}: {schedule} is searched for first: name it in `searched` too")
+        for key in ("nfe", "classical", "learned", "searched"):
             values = getattr(self, key)
             if len(set(values)) < len(values):
                 raise UserError(f"{key}: every entry must stand once, got {values}")

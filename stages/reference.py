@@ -2,26 +2,23 @@
 
 import torch
 
-from s4spipe import classical, fid, models, stage, steps
+from s4spipe import fid, models, stage
 from s4spipe.files import Scratch, fingerprint, write_tensors
 from s4spipe.images import to_uint8
 from s4spipe.models.features import DigitFeatures
 from s4spipe.pairs import solve
 from s4spipe.params import Params, device
+from s4spipe.tableau import Tableau
+
+SOLVER = "models/reference.json"
 
 
 @stage.command
 def main(params: Params) -> None:
     settings, model, on = params.reference, params.model.model_dump(), device(params.run.device)
     denoiser, net = models.load(model, on), DigitFeatures.load(params.fid.features, on)
-    noise = denoiser.noise_schedule
-    tableau = classical.build(
-        settings.solver,
-        noise,
-        steps.build(settings.steps, noise, len(classical.costs(settings.solver, settings.nfe))),
-        nfe=settings.nfe,
-    )
-    scratch = Scratch(fingerprint("reference", model, settings.model_dump(), files=(params.model.weights,)))
+    tableau = Tableau.load(SOLVER)
+    scratch = Scratch(fingerprint("reference", model, settings.model_dump(), files=(params.model.weights, SOLVER)))
     shards = solve(
         denoiser,
         tableau,

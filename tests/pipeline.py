@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
@@ -44,18 +45,25 @@ def edit(project, **blocks):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A copy of the files that git knows, with tiny parameters, after one `dvc repro`."""
-    folder = tmp_path_factory.mktemp("clone")
+    """A copy of the files that git knows, with tiny parameters, after one `dvc repro`, which all processes share."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = (shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) / "clone"
+    with FileLock(f"{shared}.lock"):
+        if not (shared / "results/table.md").exists():
+            shutil.rmtree(shared, ignore_errors=True)
+            build(shared)
+    return shutil.copytree(shared, tmp_path_factory.mktemp("project") / "clone")
+
+
+def build(folder):
     for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
-        if (ROOT / name).exists():
+        if (ROOT / name).exists() and not name.startswith("results/"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / name)
     run(folder, "git", "init", "-q")
     edit(folder, **TINY)
-    output = run(folder, "dvc", "repro")
     # A fresh clone starts from the trained model.
-    assert not ran(output) & {"train_digits", "train_features"}
-    return folder
+    assert not ran(run(folder, "dvc", "repro")) & {"train_digits", "train_features", "reference"}
 
 
 @pytest.fixture

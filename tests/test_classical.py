@@ -239,9 +239,11 @@ def test_deis_and_adams_bashforth_are_their_integrals(solver, key, order, nfe):
 # -- Order of convergence ---------------------------------------------------------------------------
 
 
-def graded(noise, n):
-    """Steps in lambda that start and end small, h ~ 1/n^2: what the low orders there cost is then of high order too."""
-    share = 0.5 * (1 - torch.cos(torch.linspace(0, torch.pi, n + 1, dtype=torch.float64)))
+def graded(noise, n, steep=False):
+    """Steps in lambda that start and end small, h ~ 1/n^2, or if steep 1/n^3: what the low orders there cost is then of
+    high order too."""
+    u = torch.linspace(0, 1, n + 1, dtype=torch.float64)
+    share = u**3 * (10 - 15 * u + 6 * u**2) if steep else 0.5 * (1 - torch.cos(torch.pi * u))
     ends = noise.lambda_(torch.tensor([noise.T, noise.t_min], dtype=torch.float64))
     t = noise.inverse(ends[0] + share * (ends[1] - ends[0]))
     t[0], t[-1] = noise.T, noise.t_min
@@ -266,7 +268,7 @@ ORDER = {
     "dpmpp_2s": 2, "parallel_midpoints": 2, "heun": 2,
     **{f"{name}_{p}": p for name in ("deis_tab", "deis_rhoab", "deis_log", "adams_bashforth", "unip_bh1", "unip_bh2")
        for p in (1, 2, 3, 4)},
-    **{f"unipc_{name}_{p}": p + 1 for name in ("bh1", "bh2", "bh1_eps", "bh2_eps") for p in (1, 2, 3)},
+    **{f"unipc_{name}_{p}": p + 1 for name in ("bh1", "bh2", "bh1_eps", "bh2_eps") for p in (1, 2, 3, 4)},
 }  # fmt: skip
 MILD = {"ve": VE(0.05, 20.0), "vp": VPLinear(t_min=0.05), "flow": Flow(0.02, 0.98)}
 
@@ -278,7 +280,10 @@ def test_order_of_convergence_on_gaussian_data(solver, order, key):
     """In three dimensions of different spread: in one, the error may happen to cross zero."""
     mean, std = (torch.tensor(v, dtype=torch.float64) for v in ([0.4, -0.2, 0.1], [0.5, 0.35, 1.0]))
     ns = (160, 320) if order <= 2 and solver != "dpmpp_3m" else (320, 640)
-    assert rate(solver, Gaussian(MILD[key], mean, std), graded, ns) == pytest.approx(order, abs=0.2)
+    if order == 5 and key == "vp" and "eps" in solver:
+        ns = (480, 800)  # slow to begin, and by 960 steps rounding takes over
+    grid = partial(graded, steep=order == 5)
+    assert rate(solver, Gaussian(MILD[key], mean, std), grid, ns) == pytest.approx(order, abs=0.2)
 
 
 @pytest.mark.slow
@@ -298,6 +303,31 @@ def test_ipndm_has_the_weights_of_equal_steps(order):
     ages = -torch.arange(order, dtype=torch.float64)
     for degree in range(order):
         assert (b * ages**degree).sum().item() == pytest.approx(1 / (degree + 1))
+
+
+class FlatStart:
+    """On VE noise: a solution whose slope hardly changes at first, so that a start of low order costs nothing."""
+
+    def __init__(self, noise, x_T):
+        self.noise_schedule, self.x_T = noise, x_T
+
+    def solution(self, x_T, t):
+        return x_T + 0.5 * (t - self.noise_schedule.T) + 0.05 * (self.noise_schedule.T - t) ** 6
+
+    def __call__(self, x, t, condition=None):
+        slope = 0.5 - 0.3 * (self.noise_schedule.T - t) ** 5 - (x - self.solution(self.x_T, t))
+        return x - t * slope
+
+
+@pytest.mark.parametrize(
+    ("solver", "order"), [("ipndm_1", 1), ("ipndm_2", 2), ("ipndm_3", 3), ("ipndm_4", 4), ("plms", 4), ("pndm", 4)]
+)
+def test_order_of_convergence_on_equal_steps(solver, order):
+    """Those with the weights of equal steps, where their start does not matter: equal in sigma."""
+    noise = VE(0.5, 3.0)
+    x_T = noises(scale=noise.T)
+    problem, grid = FlatStart(noise, x_T), partial(steps.build, "time_uniform")
+    assert rate(solver, problem, grid, (80, 160), x_T) == pytest.approx(order, abs=0.2)
 
 
 def test_plms_and_pndm_gain_on_ipndm_by_their_start():

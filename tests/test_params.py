@@ -34,7 +34,7 @@ MISTAKES = {
             ([5, 2], r"s4s.order: must not exceed the smallest NFE, which is 2, got 3")],
     "classical": [(["ddmi"], r"unknown classical solver 'ddmi': did you mean 'ddim'\? known are adams_bashforth, ddim"),
                   (["ddim", "ddim"], "every entry must stand once")],
-    "classical_steps.ddim": [("emd", r"unknown schedule 'emd': did you mean 'edm'\? known are best, edm")],
+    "classical_steps.ddim": [("emd", r"unknown schedule 'emd': did you mean 'edm'\? known are best, dmn, edm")],
     "run.batch_size": [(0, "greater than or equal to 1"), (2.5, "run.batch_size: must be an integer")],
     "model.condition": [("label", "model.condition: must be 'labels' or 'none', got 'label'")],
     "model.guidance": [("high", "model.guidance: must be a number, got 'high'"), (-1, "greater than or equal to 0")],
@@ -56,8 +56,19 @@ MISTAKES = {
                 (["gs", "gs"], "learned: every entry must stand once")],
     "arms.ld3": [({"family": "fixt"}, r"arms.ld3.family: unknown family 'fixt': did you mean 'fixed'\?"),
                  ({"lerns": "times"}, r"arms.ld3.lerns: unknown key 'lerns': did you mean 'learns'\?"),
-                 ({"radius": -1.0}, "arms.ld3.radius: must be greater than or equal to 0, got -1.0")],
+                 ({"radius": -1.0}, "arms.ld3.radius: must be greater than or equal to 0, got -1.0"),
+                 ({"family": "gs", "consistent": True}, "arms.ld3.consistent: not for the family gs; lms, pc")],
     "arms.s4s": [({}, "arms.s4s: give it another name")],
+    "arms.ipndm": [({}, "arms.ipndm: give it another name")],
+    "searched": [(["git"], r"searched.0: unknown searched schedule 'git': did you mean 'gits'\?")],
+    "gits.grid": [(1, "gits.grid: must be greater than or equal to 2, got 1")],
+    "dmn.start": [("logsn", "dmn.start: unknown schedule 'logsn'")],
+    "s4s.steps": [("gits", "s4s.steps: gits is searched for first: name it in `searched` too"),
+                  ([80.0, 1.0, 2.0], r"s4s.steps: the times of a schedule .* fall strictly, got \[80.0, 1.0, 2.0\]"),
+                  ([80.0], "s4s.steps: the times of a schedule are at least two"),
+                  ([80.0, "1"], "s4s.steps: a schedule is a name or a list of times"),
+                  (5, "s4s.steps: a schedule is a name or a list of times, got 5"),
+                  ("best", "s4s.steps: unknown schedule 'best'")],
     "sample.count": [(0, "sample.count")],
     "fid.count": [(10**9, "fid.count: must be at most sample.count"), ("most", "fid.count")],
     "s4s": [(None, "s4s: must be a")],
@@ -75,6 +86,12 @@ def test_a_mistake_is_told_in_one_sentence_with_file_and_key(key, value, says, t
     with pytest.raises(UserError, match=f"params.yaml: .*{says}") as error:
         load(tmp_path, data)
     assert "\n" not in str(error.value)
+
+
+def test_a_schedule_may_be_a_list_of_times(tmp_path):
+    data = copy.deepcopy(DEFAULT)
+    data["s4s"]["steps"] = [80, 10.5, 0.002]
+    assert load(tmp_path, data).start("s4s") == ("s4s.steps", "ipndm", [80, 10.5, 0.002])
 
 
 def test_a_missing_key_is_told(tmp_path):

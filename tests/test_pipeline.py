@@ -62,10 +62,11 @@ def test_a_change_runs_what_it_touches_and_nothing_else(change, first, after, pr
 ADDITIONS = {
     "an NFE": ({"nfe": [3, 4]},
                {"classical@ddim-4", "sample@ddim-4", "evaluate_fid@ddim-4", "fit_s4s@4", "refine_s4s_alt@4", "report",
-                *(f"{stage}_learned@{s}-4" for stage in ("sample", "evaluate_fid") for s in ("s4s", "s4s_alt"))}),
+                *(f"{stage}@{s}-4" for stage in ("start", "sample_learned", "evaluate_fid_learned")
+                  for s in ("s4s", "s4s_alt"))}),
     "a solver and an arm": ({"classical": ["ddim", "ipndm"], "learned": ["gs"]},
-                            {"classical@ipndm-3", "sample@ipndm-3", "evaluate_fid@ipndm-3", "learn_arm@gs-3",
-                             "sample_arm@gs-3", "evaluate_fid_arm@gs-3", "report"}),
+                            {"classical@ipndm-3", "sample@ipndm-3", "evaluate_fid@ipndm-3", "start_arm@gs-3",
+                             "learn_arm@gs-3", "sample_arm@gs-3", "evaluate_fid_arm@gs-3", "report"}),
 }  # fmt: skip
 
 
@@ -82,7 +83,31 @@ def test_an_addition_runs_its_own_cells_and_dropped_again_it_is_in_no_result(cha
     assert not list((project / "results/figures").glob("*-4.png"))
 
 
+def test_a_searched_schedule_serves_whoever_names_it(project, edited):
+    edited(searched=["gits"], gits={"grid": 8, "noises": 20}, classical_steps={"ddim": "gits"})
+    stages = {"search@gits", "teacher", "classical@ddim-3"}
+    assert ran(run(project, "dvc", "repro", *stages)) == stages
+    times = json.loads((project / "schedules/gits.json").read_text())["3"]
+    assert json.loads((project / "solvers/ddim/3.json").read_text())["t"] == times
+    # The others that might read the new file are made again, which takes a moment; the teacher came out the same.
+    again = {"reference_solver", "start@s4s-3", "start@s4s_alt-3"}
+    assert ran(run(project, "dvc", "repro", "--dry")) == {*again, "sample@ddim-3", "report"}
+
+
+def test_a_schedule_may_be_a_file_of_the_users(project, edited):
+    (project / "schedules/mine.json").write_text("[80, 1, 0.1, 0.002]")
+    edited(classical_steps={"ddim": "mine"})
+    run(project, "dvc", "repro", "-s", "classical@ddim-3")
+    assert json.loads((project / "solvers/ddim/3.json").read_text())["t"] == [80, 1, 0.1, 0.002]
+    (project / "schedules/mine.json").unlink()
+
+
 MISTAKES = {
+    "schedule of the wrong length": (
+        {"classical_steps": {"ddim": [80, 1, 0.002]}},
+        "classical@ddim-3",
+        "params.yaml: classical_steps.ddim: a schedule of 3 steps is 4 times, got 3",
+    ),
     "misspelt key": ({"s4s": {"lerning_rate": 1.0}}, "fit_s4s@3", "did you mean 'learning_rate'?"),
     "unknown schedule": ({"s4s_alt": {"steps": "logsn"}}, "refine_s4s_alt@3", "did you mean 'logsnr'?"),
     "unknown solver": (

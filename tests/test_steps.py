@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from problems import NOISES
 
-from s4spipe import steps
+from s4spipe import classical, steps
 from s4spipe.errors import UserError
 from s4spipe.noise import VE
 
@@ -54,8 +56,59 @@ def test_vp_steps_on_a_vp_model_are_its_own_time():
 
 @pytest.mark.parametrize(
     ("name", "nfe", "says"),
-    [("logsmr", 5, r"unknown schedule 'logsmr': did you mean 'logsnr'\? known are edm"), ("edm", 0, "at least 1")],
+    [
+        ("logsmr", 5, r"unknown schedule 'logsmr': did you mean 'logsnr'\? known are dmn, edm"),
+        ("edm", 0, "at least 1"),
+    ],
 )
 def test_mistakes_are_told(name, nfe, says):
     with pytest.raises(UserError, match=says):
         steps.build(name, VE(), nfe)
+
+
+TIMES = [80.0, 10.0, 1.0, 0.002]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(steps, "FOLDER", tmp_path)
+    return lambda value: (tmp_path / "mine.json").write_text(value if isinstance(value, str) else json.dumps(value))
+
+
+@pytest.mark.parametrize("content", [TIMES, {"3": TIMES, "1": [80, 0.002]}, {"t": TIMES, "nfe": 3, "W": []}])
+def test_times_may_be_given_in_a_list_or_a_file(content, folder):
+    folder(content)
+    for schedule in (TIMES, "mine"):
+        assert steps.build(schedule, VE(), 3).tolist() == TIMES
+
+
+def test_a_solvers_file_is_a_schedule(folder, tmp_path):
+    table = classical.build("ipndm", VE(), steps.build("edm", VE(), 5))
+    table.save(tmp_path / "mine.json")
+    assert torch.equal(steps.build("mine", VE(), 5), table.t)
+
+
+def test_ends_are_made_exact_and_may_lie_above_t_min():
+    t = steps.build([80.00000001, 1, 0.0019999999], VE(), 2)
+    assert (t[0], t[-1]) == (80, 0.002)
+    assert steps.build([80, 1, 0.01], VE(), 2)[-1] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (TIMES[:-1], "mine.json: a schedule of 3 steps is 4 times, got 3"),
+        ([80, 1, 2, 0.002], "mine.json: the times of a schedule .* fall strictly"),
+        ({"4": [80, 3, 2, 1, 0.002]}, "mine.json: has no schedule of 3 steps, only of 4"),
+        ({"3": "edm"}, "mine.json: a schedule is a name or a list of times, got 'edm'"),
+        ([80, True, 0.1, 0.002], "mine.json: a schedule is a name or a list of times"),
+        ([79, 10, 1, 0.002], "mine.json: a schedule for this model starts at 80"),
+        ([80, 10, 1, 0.001], "ends at 0.002 or above"),
+        ("[80, 1,", "mine.json: not valid JSON"),
+        (3, "mine.json: a schedule is a name or a list of times, got 3"),
+    ],
+)
+def test_a_bad_file_is_told(content, says, folder):
+    folder(content)
+    with pytest.raises(UserError, match=says):
+        steps.build("mine", VE(), 3)

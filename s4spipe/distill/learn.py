@@ -1,12 +1,13 @@
 """One learned solver from the pipeline's parameters and pairs: the body of every stage that learns."""
 
-from s4spipe import classical, distance, models, steps
+from s4spipe import distance, models
 from s4spipe.distill.fit import COEFFICIENTS, TIMES, Phase, fit, s4s, s4s_alt
 from s4spipe.families import FAMILIES, Times
 from s4spipe.files import Scratch, fingerprint, write_json
 from s4spipe.models.features import DigitFeatures
 from s4spipe.pairs import Pairs
 from s4spipe.params import S4S, Arm, Params, device
+from s4spipe.tableau import Tableau
 
 PAIRS = ("pairs/train.safetensors", "pairs/validation.safetensors")
 
@@ -22,22 +23,23 @@ def phases(settings: S4S | Arm) -> list[Phase]:
 
 
 def solver(name: str, nfe: int, settings: S4S | Arm, params: Params) -> None:
-    """Learn the solver that `settings` describe; write solvers/<name>/<nfe>.json and its losses beside it."""
+    """Learn the solver that `settings` describe, from the steps of solvers/<name>/<nfe>.start.json; write
+    solvers/<name>/<nfe>.json and its losses beside it."""
     on = device(params.run.device)
     denoiser = models.load(params.model.model_dump(), on)
     training = Pairs.load(PAIRS[0], on, settings.pairs)
     validation = Pairs.load(PAIRS[1], on, settings.validation_pairs)
     net = DigitFeatures.load(params.fid.features, on) if settings.distance == "perceptual" else None
 
-    noise = denoiser.noise_schedule
-    t = steps.build(settings.steps, noise, len(classical.costs(settings.init, nfe)))
+    start = f"solvers/{name}/{nfe}.start.json"
+    noise, t = denoiser.noise_schedule, Tableau.load(start).t
     plan = phases(settings)
     times = Times(noise, t, settings.decoupling) if any(TIMES in phase.learns for phase in plan) else None
     family, consistent = getattr(settings, "family", "lms"), getattr(settings, "consistent", False)
     # It stays on the CPU: a few dozen numbers.
     student = FAMILIES[family](settings.init, noise, t, nfe, settings.order, times, consistent)
     about = settings.model_dump()
-    files = (params.model.weights, *PAIRS, *([params.fid.features] if net else []))
+    files = (params.model.weights, start, *PAIRS, *([params.fid.features] if net else []))
     scratch = Scratch(fingerprint(name, nfe, about, params.model.model_dump(), files=files))
     history = fit(
         student,

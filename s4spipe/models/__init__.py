@@ -19,9 +19,7 @@ def load(model_params: dict, device: torch.device | str = "cpu") -> EDMDenoiser:
     It is called as (x, t, condition) and has `noise_schedule`, `sample_shape` and `num_classes`. Raises UserError for a
     file that is missing, truncated or holds another network.
     """
-    from diffusers import (
-        UNet2DModel,
-    )  # takes seconds to import; the callers that need no network should not wait for it
+    from diffusers import UNet2DModel  # seconds to import, which only those who need a network should wait
 
     path = model_params["weights"]
     tensors, about = read_tensors(path)

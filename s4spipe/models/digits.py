@@ -8,8 +8,6 @@ import math
 
 import numpy as np
 import torch
-from diffusers import UNet2DModel
-from sklearn.datasets import load_digits
 from tqdm import tqdm
 
 from s4spipe.files import Scratch, write_tensors
@@ -32,6 +30,8 @@ UNET = {
 
 def images() -> tuple[torch.Tensor, torch.Tensor]:
     """All images, float32 [1797, 1, 8, 8] in [-1, 1], and their labels, int64 [1797]."""
+    from sklearn.datasets import load_digits  # a second to import, which only those who need images should wait
+
     data = load_digits()
     return torch.tensor(data.images[:, None] / 8 - 1, dtype=torch.float32), torch.tensor(data.target)
 
@@ -41,6 +41,10 @@ def train(path: str, params: dict, device: torch.device, scratch: Scratch) -> No
 
     params: steps, batch_size, learning_rate, ema, label_dropout, seed.
     """
+    from diffusers import (
+        UNet2DModel,
+    )  # takes seconds to import, which callers that only want the images should not wait
+
     steps, batch = params["steps"], params["batch_size"]
     x0, labels = (tensor.to(device) for tensor in images())
     torch.manual_seed(params["seed"])

@@ -1,0 +1,46 @@
+"""The model of params.yaml, loaded once for a benchmark."""
+
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from s4spipe import fid, models, params
+from s4spipe.images import to_uint8
+from s4spipe.models import digits
+from s4spipe.models.features import DigitFeatures
+from s4spipe.pairs import draw
+from s4spipe.sampling import sample
+from s4spipe.tableau import Tableau
+
+
+class Setting:
+    """Attributes: `params`, the `device`, the `denoiser` on it, and its `noise` schedule."""
+
+    def __init__(self):
+        self.params = params.load()
+        self.device = params.device(self.params.run.device)
+        self.denoiser = models.load(self.params.model.model_dump(), self.device)
+        self.noise = self.denoiser.noise_schedule
+
+    def draw(self, stream: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The first noises and labels of a stream, on the device."""
+        return tuple(tensor.to(self.device) for tensor in draw(self.denoiser, stream, 0, range(count)))
+
+    @cached_property
+    def net(self) -> DigitFeatures:
+        return DigitFeatures.load(self.params.fid.features, self.device)
+
+    @cached_property
+    def references(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        real = fid.features(to_uint8(digits.images()[0]), self.net, self.device)
+        return {"fid": fid.load_statistics(self.params.fid.reference), "fid_real": fid.statistics(real)}
+
+    @torch.inference_mode()
+    def fids(self, tableau: Tableau, x_T: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+        """`fid` and `fid_real` of the solver's samples."""
+        size = self.params.run.batch_size
+        batches = zip(x_T.split(size), labels.split(size), strict=True)
+        images = np.concatenate([to_uint8(sample(self.denoiser, tableau, x, condition)) for x, condition in batches])
+        generated = fid.statistics(fid.features(images, self.net, self.device))
+        return {key: fid.frechet_distance(*generated, *reference) for key, reference in self.references.items()}

@@ -1,0 +1,58 @@
+"""Search for a schedule, for every number of steps at once."""
+
+import json
+from functools import partial
+
+import click
+import torch
+from tqdm import tqdm
+
+from s4spipe import models, search, stage, steps
+from s4spipe.files import Scratch, fingerprint, write_text
+from s4spipe.pairs import draw
+from s4spipe.params import Params, device
+
+BATCH = 32  # of whole trajectories, which are kept in memory
+
+
+@stage.command
+@click.argument("method", type=click.Choice(["gits", "dmn"]))
+def main(params: Params, method: str) -> None:
+    model, settings = params.model.model_dump(), getattr(params, method)
+    scratch = Scratch(fingerprint(method, model, settings.model_dump(), files=(params.model.weights,)))
+    found = {"gits": gits, "dmn": dmn}[method](params, scratch)
+    lines = [f'  "{n}": {json.dumps(t.tolist())}' for n, t in found.items()]
+    write_text(f"schedules/{method}.json", "{\n" + ",\n".join(lines) + "\n}\n")
+    scratch.clear()
+
+
+def gits(params: Params, scratch: Scratch) -> dict[int, torch.Tensor]:
+    settings, on = params.gits, device(params.run.device)
+    denoiser = models.load(params.model.model_dump(), on)
+    t = steps.build("edm", denoiser.noise_schedule, settings.grid)
+    total = torch.zeros(len(t), len(t), dtype=torch.float64)
+    for start in tqdm(range(0, settings.noises, BATCH), "gits", unit="batch", disable=None):
+        indices = range(start, min(start + BATCH, settings.noises))
+
+        @torch.inference_mode()
+        def costs(indices: range = indices) -> dict:
+            x_T, condition = draw(denoiser, "search", settings.seed, indices, params.model.condition == "labels")
+            condition = None if condition is None else condition.to(on)
+            return {"costs": search.jump_costs(denoiser, x_T.to(on), condition, settings.solver, t)}
+
+        total += len(indices) * scratch.once(f"costs-{start}", costs)["costs"]
+    return {n: t[path] for n, path in search.cheapest_paths(total / settings.noises, settings.coefficient).items()}
+
+
+def dmn(params: Params, scratch: Scratch) -> dict[int, torch.Tensor]:
+    noise, settings = models.noise_schedule(params.model.model_dump()), params.dmn
+
+    def make(n: int) -> dict:
+        return {"t": search.dmn(noise, n, settings.start, settings.order)}
+
+    counts = tqdm(range(1, settings.up_to + 1), "dmn", unit="schedule", disable=None)
+    return {n: scratch.once(f"t-{n}", partial(make, n))["t"] for n in counts}
+
+
+if __name__ == "__main__":
+    main()
