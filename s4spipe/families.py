@@ -62,7 +62,8 @@ class Family(nn.Module):
     """What the families share: the classical solver they start from, and learned times if there are any.
 
     Args:
-        init: the classical solver that the untouched parameters give.
+        init: the classical solver that the untouched parameters give; with `_afs` at its end, the first evaluation is
+            made without the network and does not count.
         t: [S+1] steps.
         nfe: evaluations; S unless the solver's steps take several.
         times: learned times, which start at `t`; None keeps `t`.
@@ -71,6 +72,7 @@ class Family(nn.Module):
     def __init__(self, init: str, noise: NoiseSchedule, t: Tensor, nfe: int, times: Times | None):
         super().__init__()
         self.init, self.noise, self.nfe, self.times = init, noise, nfe, times
+        self.afs = classical.parse(init)[2]
         self.register_buffer("t", t)
 
     def steps(self) -> tuple[Tensor, Tensor]:
@@ -121,11 +123,11 @@ class LMS(Family):
         times: Times | None = None,
         consistent: bool = False,
     ):
-        nfe = len(t) - 1
-        super().__init__(init, noise, t, nfe, times)
-        order = nfe if order is None else order
-        if not 1 <= order <= nfe:
-            raise UserError(f"order must be between 1 and the NFE ({nfe}), got {order}")
+        rows = len(t) - 1
+        super().__init__(init, noise, t, rows - classical.parse(init)[2], times)
+        order = rows if order is None else order
+        if not 1 <= order <= rows:
+            raise UserError(f"order must be between 1 and the NFE ({rows}), got {order}")
         start = classical.coefficients(init, noise, t)
         if not isinstance(start, Multistep):
             raise UserError(f"init {init!r} is no multistep method: use another one, or the family ss")
@@ -191,7 +193,7 @@ class LMS(Family):
 
     def forward(self, name: str = "lms", meta: dict | None = None) -> Tableau:
         t, t_c = self.steps()
-        return Multistep(self.form, self.b, self.corrector).tableau(self.noise, t, name, meta, t_c)
+        return Multistep(self.form, self.b, self.corrector).tableau(self.noise, t, name, meta, t_c, self.afs)
 
 
 class PC(LMS):
@@ -223,8 +225,8 @@ class Fixed(Family):
         t, t_c = self.steps()
         coefficients = classical.coefficients(self.init, self.noise, t, classical.costs(self.init, self.nfe))
         if isinstance(coefficients, SingleStep):
-            return coefficients.tableau(self.noise, t, name, meta)
-        return coefficients.tableau(self.noise, t, name, meta, t_c)
+            return coefficients.tableau(self.noise, t, name, meta, self.afs)
+        return coefficients.tableau(self.noise, t, name, meta, t_c, self.afs)
 
 
 class SS(Family):
@@ -301,7 +303,7 @@ class SS(Family):
         return {"form": self.form, "r": [r.tolist() for r in now.r], "a": [a.tolist() for a in now.a]}
 
     def forward(self, name: str = "ss", meta: dict | None = None) -> Tableau:
-        return self.learned().tableau(self.noise, self.steps()[0], name, meta)
+        return self.learned().tableau(self.noise, self.steps()[0], name, meta, self.afs)
 
 
 class GS(Family):
@@ -315,19 +317,20 @@ class GS(Family):
     """
 
     def __init__(self, init: str, noise: NoiseSchedule, t: Tensor, times: Times | None = None):
-        super().__init__(init, noise, t, len(t) - 1, times)
+        rows = len(t) - 1
+        super().__init__(init, noise, t, rows - classical.parse(init)[2], times)
         start = classical.coefficients(init, noise, t)
         if not isinstance(start, Multistep) or start.form != "data" or start.corrector is not None:
             raise UserError(f"init {init!r} is no multistep method in the data form without corrector: use dpmpp_3m")
         size = self.size()
         self.register_buffer("scale_x", (size[1:, None] / size[:-1]).tril())
-        self.register_buffer("scale_d", size[1:, None].expand(-1, self.nfe).tril())
-        self.u_x = nn.Parameter(torch.zeros(self.nfe, self.nfe, dtype=torch.float64))
+        self.register_buffer("scale_d", size[1:, None].expand(-1, rows).tril())
+        self.u_x = nn.Parameter(torch.zeros(rows, rows, dtype=torch.float64))
         self.u_d = nn.Parameter(torch.zeros_like(self.u_x))
 
     @property
     def parameter_count(self) -> int:
-        return self.nfe * (self.nfe + 1)
+        return len(self.u_x) * (len(self.u_x) + 1)
 
     def table(self) -> dict[str, list]:
         return {"A": (self.scale_x * self.u_x).tolist(), "C": (self.scale_d * self.u_d).tolist()}
@@ -337,9 +340,9 @@ class GS(Family):
         base = classical.coefficients(self.init, self.noise, t)
         keep, gain = base.step_weights(self.noise, t)
         A, C = self.scale_x * self.u_x, self.scale_d * self.u_d
-        net = Trace(self.noise, self.nfe)
+        net = Trace(self.noise, len(self.u_x), self.afs)
         x, d = [net.x_T], []
-        for i in range(self.nfe):
+        for i in range(len(self.u_x)):
             d.append(net.data(x[i], t_c[i]))
             step = keep[i] * x[i] + gain[i] * sum(w * e for w, e in zip(base.b[i], reversed(d), strict=False))
             x.append(step + sum(A[i, j] * x[j] + C[i, j] * d[j] for j in range(i + 1)))

@@ -7,6 +7,6 @@ settings.load_profile("s4spipe")
 
 
 def pytest_collection_modifyitems(items):
-    """First the file that takes longest, so that no core waits for another at the end; last the one that uses the
-    pipeline's run which the first has made meanwhile."""
-    items.sort(key=lambda item: {"test_pipeline": 0, "test_kill": 2}.get(item.path.stem, 1))
+    """First the pipeline's run, last the other files that go on from it: by then it is there for them."""
+    order = ["test_pipeline", "", "test_pipeline_grows", "test_kill"]
+    items.sort(key=lambda item: order.index(item.path.stem if item.path.stem in order else ""))

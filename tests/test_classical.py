@@ -236,6 +236,20 @@ def test_deis_and_adams_bashforth_are_their_integrals(solver, key, order, nfe):
             assert (b[i, j] - expected).abs() <= 1e-12 * b[i].abs().max().clamp(min=1)
 
 
+@pytest.mark.parametrize("nfe", [4, 8, 20])
+@pytest.mark.parametrize("order", [3, 4])
+@pytest.mark.parametrize("key", ["ve", "vp_linear", "vp_cosine", "flow"])
+@pytest.mark.parametrize("variant", ["bh1", "bh2"])
+@pytest.mark.parametrize(("form", "clock"), [("data", "adams_bashforth"), ("noise", "deis_log")])
+def test_the_predictor_of_unipc_is_the_exact_integral(form, clock, variant, key, order, nfe):
+    """From order 3 on, where no weight is set to its limit, UniP interpolates in lambda and B(h) cancels."""
+    noise = NOISES[key]
+    t = steps.build("edm", noise, nfe)
+    unip = classical.unipc(noise, t, order, variant, form, corrects=False, lower_order_final=False).b[2:]
+    exact = classical.coefficients(f"{clock}_{order}", noise, t).b[2:]
+    assert ((unip - exact).abs().amax(1) <= 1e-12 * exact.abs().amax(1).clamp(min=1)).all()
+
+
 # -- Order of convergence ---------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import time
 import networkx
 import pytest
 from dvc.repo import Repo
-from pipeline import ROOT, TINY, ran, run
+from pipeline import ROOT, ran, run
 
 pytestmark = pytest.mark.slow
 
@@ -57,30 +57,6 @@ def test_a_change_runs_what_it_touches_and_nothing_else(change, first, after, pr
     index = Repo(str(project)).index
     stages = {stage.name: stage for stage in index.stages}
     assert {s.name for name in first for s in networkx.ancestors(index.graph, stages[name])} == after
-
-
-ADDITIONS = {
-    "an NFE": ({"nfe": [3, 4]},
-               {"classical@ddim-4", "sample@ddim-4", "evaluate_fid@ddim-4", "fit_s4s@4", "refine_s4s_alt@4", "report",
-                *(f"{stage}@{s}-4" for stage in ("start", "sample_learned", "evaluate_fid_learned")
-                  for s in ("s4s", "s4s_alt"))}),
-    "a solver and an arm": ({"classical": ["ddim", "ipndm"], "learned": ["gs"]},
-                            {"classical@ipndm-3", "sample@ipndm-3", "evaluate_fid@ipndm-3", "start_arm@gs-3",
-                             "learn_arm@gs-3", "sample_arm@gs-3", "evaluate_fid_arm@gs-3", "report"}),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("change", "stages"), ADDITIONS.values(), ids=ADDITIONS)
-def test_an_addition_runs_its_own_cells_and_dropped_again_it_is_in_no_result(change, stages, project, edited):
-    results = [project / "results" / name for name in ("metrics.json", "fid.csv", "table.md")]
-    fids = {path: path.read_text() for path in results}
-    edited(**change)
-    assert ran(run(project, "dvc", "repro")) == stages
-    assert all(path.read_text() != fids[path] for path in results)
-    edited(**{key: TINY[key] for key in change})
-    assert ran(run(project, "dvc", "repro")) == {"report"}
-    assert {path: path.read_text() for path in results} == fids
-    assert not list((project / "results/figures").glob("*-4.png"))
 
 
 def test_a_searched_schedule_serves_whoever_names_it(project, edited):
