@@ -3,7 +3,9 @@
 All methods map float64 tensors elementwise and are differentiable, so that times can be learned through them.
 """
 
+import base64
 import math
+import struct
 from dataclasses import dataclass, fields
 
 import torch
@@ -211,9 +213,12 @@ NOISE = {"ve": VE, "vp_linear": VPLinear, "vp_cosine": VPCosine, "vp_discrete": 
 
 
 def describe(noise: NoiseSchedule) -> dict:
-    """A noise schedule as JSON-ready data; `from_description` is its inverse."""
+    """A noise schedule as short JSON-ready data; `from_description` is its inverse, to the last bit."""
     name = next(name for name, cls in NOISE.items() if type(noise) is cls)
-    return {"name": name} | {f.name: getattr(noise, f.name) for f in fields(noise)}
+    description = {"name": name} | {f.name: getattr(noise, f.name) for f in fields(noise)}
+    if name == "vp_discrete":
+        description["alphas_cumprod"] = _describe_table(noise.alphas_cumprod)
+    return description
 
 
 def from_description(description: dict) -> NoiseSchedule:
@@ -223,12 +228,49 @@ def from_description(description: dict) -> NoiseSchedule:
     if name not in NOISE:
         raise unknown("noise schedule", name, NOISE)
     known = {f.name for f in fields(NOISE[name])}
+    if name == "vp_discrete":
+        parameters["alphas_cumprod"] = _table(parameters.get("alphas_cumprod", ()))
     for key, value in parameters.items():
         if key not in known:
             raise unknown(f"parameter of the {name} noise schedule", key, known)
-        numbers = value if isinstance(value, list | tuple) and name == "vp_discrete" else [value]
+        numbers = value if key == "alphas_cumprod" else [value]
         if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers):
             raise UserError(f"the {name} noise schedule needs a number for {key!r}, got {value!r}")
-    if "alphas_cumprod" in known:
-        parameters["alphas_cumprod"] = tuple(parameters.get("alphas_cumprod", ()))
     return NOISE[name](**parameters)
+
+
+# How the betas of published models run from their first to their last; alphas_cumprod is the product of 1 - beta.
+BETAS = {
+    "linear": lambda first, last, count: torch.linspace(first, last, count, dtype=torch.float64),
+    "scaled_linear": lambda first, last, count: torch.linspace(first**0.5, last**0.5, count, dtype=torch.float64) ** 2,
+}
+
+
+def alphas_cumprod(betas: str, first: float, last: float, count: int) -> tuple[float, ...]:
+    """The table of a model whose betas run by one of the rules of `BETAS`."""
+    return tuple((1 - BETAS[betas](first, last, count)).cumprod(0).tolist())
+
+
+def _describe_table(table: tuple[float, ...]) -> dict | list | str:
+    """A rule that gives this very table, or it itself: in base64 if it is long, as a solver's file should be small."""
+    first, last = round(1 - table[0], 12), round(1 - table[-1] / table[-2], 12)
+    for name in BETAS:
+        rule = {"betas": name, "first": first, "last": last, "count": len(table)}
+        if first > 0 and last > 0 and alphas_cumprod(**rule) == table:
+            return rule
+    return list(table) if len(table) <= 100 else base64.b64encode(struct.pack(f"<{len(table)}d", *table)).decode()
+
+
+def _table(description: object) -> tuple[float, ...]:
+    try:
+        if isinstance(description, dict):
+            return alphas_cumprod(**description)
+        if isinstance(description, str):
+            packed = base64.b64decode(description, validate=True)
+            return struct.unpack(f"<{len(packed) // 8}d", packed)
+        return tuple(description)
+    except (TypeError, ValueError, KeyError, RuntimeError, struct.error):
+        raise UserError(
+            "the vp_discrete noise schedule needs alphas_cumprod as a list of numbers, as float64 in base64, or as "
+            f"betas ({' or '.join(BETAS)}), first, last and count, got {str(description)[:80]!r}"
+        ) from None

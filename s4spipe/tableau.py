@@ -104,9 +104,9 @@ class Tableau:
         """Network calls that wait for one another: below `nfe` where evaluations may run side by side."""
         return len(self.stages)
 
-    def save(self, path: str | Path) -> None:
-        """Write as JSON, one line per row of numbers; the same tableau gives the same bytes."""
-        rows = {
+    def to_dict(self) -> dict:
+        """JSON-ready data; `from_dict` is its inverse."""
+        return {
             "schema": SCHEMA,
             "name": self.name,
             "nfe": self.nfe,
@@ -116,11 +116,17 @@ class Tableau:
             "t_c": self.t_c.tolist(),
             "c_0": self.c_0.item(),
             "c": self.c.tolist(),
+            "W": [row[: i + 1] for i, row in enumerate(self.W.tolist())],
+            "meta": self.meta,
         }
-        lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in rows.items()]
-        triangle = ",\n".join("    " + json.dumps(row[: i + 1]) for i, row in enumerate(self.W.tolist()))
-        lines.append(f'  "W": [\n{triangle}\n  ]')
-        lines.append('  "meta": ' + json.dumps(self.meta, indent=2, sort_keys=True).replace("\n", "\n  "))
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON, one line per row of numbers; the same tableau gives the same bytes."""
+        data = self.to_dict()
+        triangle, meta = data.pop("W"), json.dumps(data.pop("meta"), indent=2, sort_keys=True)
+        lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in data.items()]
+        lines.append('  "W": [\n' + ",\n".join("    " + json.dumps(row) for row in triangle) + "\n  ]")
+        lines.append('  "meta": ' + meta.replace("\n", "\n  "))
         write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
     @classmethod
@@ -128,12 +134,13 @@ class Tableau:
         """Read what `save` wrote. Raises UserError, naming the file and the entry, for anything else."""
         data = read_json(path)
         try:
-            return cls._from_json(data)
+            return cls.from_dict(data)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
     @classmethod
-    def _from_json(cls, data: object) -> "Tableau":
+    def from_dict(cls, data: object) -> "Tableau":
+        """The tableau that `to_dict` described. Raises UserError, naming the entry, for anything else."""
         if not isinstance(data, dict):
             raise UserError("a solver file must be a JSON object")
         if data.get("schema") == 1:

@@ -9,6 +9,7 @@ from s4spipe.errors import UserError
 from s4spipe.families import FAMILIES, GS, LMS, SS, Times
 from s4spipe.noise import VE, Flow
 from s4spipe.sampling import sample
+from s4spipe.tableau import Tableau
 
 # family -> the solvers it can start from
 STARTS = {
@@ -116,6 +117,22 @@ def test_consistent_rows_keep_the_sum(family, init):
     exact = 0.7 + t[-1] * (x_T - 0.7) / t[0]
     y = sample(lambda x, t, c: torch.full_like(x, 0.7), student(), x_T)
     torch.testing.assert_close(y, exact, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("family", "init"), CASES)
+def test_its_file_is_small_and_loads_to_the_same_solver(family, init, tmp_path):
+    student, _ = build(family, init, VE(), 10, learn_times=(family, init) not in FIXED_TIMES)
+    with torch.no_grad():
+        for p in student.parameters():
+            p += 0.1 * noises(p.numel(), 1, seed=7).view_as(p)
+    table = student("any", {"family": family, **student.table()})
+    table.save(tmp_path / "a.json")
+    again = Tableau.load(tmp_path / "a.json")
+    again.save(tmp_path / "b.json")
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert (tmp_path / "a.json").stat().st_size < 20_000
+    x_T = noises(scale=80.0)
+    assert torch.equal(*(sample(lambda x, t, c: wavy(x, t), solver, x_T) for solver in (table, again)))
 
 
 def test_the_middle_points_of_epd_run_side_by_side():

@@ -63,8 +63,10 @@ def test_a_file_of_the_first_schema_loads(tmp_path):
     assert (tmp_path / "again.json").read_text() == (tmp_path / "new.json").read_text()
 
 
-def test_a_file_of_ten_evaluations_is_small(tmp_path):
-    classical.build("unipc_bh2", VE(), steps.build("edm", VE(), 10)).save(tmp_path / "solver.json")
+@pytest.mark.parametrize("key", NOISES)
+def test_a_file_of_ten_evaluations_is_small(key, tmp_path):
+    noise = NOISES[key]
+    classical.build("unipc_bh2", noise, steps.build("edm", noise, 10)).save(tmp_path / "solver.json")
     assert (tmp_path / "solver.json").stat().st_size < 20_000
 
 

@@ -1,0 +1,318 @@
+"""S4SScheduler inside diffusers' pipelines with small random networks, against their schedulers and our own loop."""
+
+import dataclasses
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from problems import NOISES
+
+from s4spipe import classical, noise, steps
+from s4spipe.errors import UserError
+from s4spipe.noise import VE, Flow, VPDiscrete
+from s4spipe.sampling import sample
+from s4spipe.scheduler import S4SScheduler, noise_schedule
+from s4spipe.tableau import Tableau
+
+SD = NOISES["vp_discrete"]
+LINEAR = VPDiscrete(noise.alphas_cumprod("linear", 1e-4, 0.02, 1000))
+FLOW = Flow(t_min=1e-6, T=1 - 1e-6)  # diffusers goes from 1 to 0
+SCALED = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+
+
+def autoencoder(latent_channels=4):
+    return diffusers.AutoencoderKL(
+        block_out_channels=(8,), latent_channels=latent_channels, norm_num_groups=4, layers_per_block=1,
+        shift_factor=0.1, down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",),
+    )  # fmt: skip
+
+
+def unconditional():
+    unet = diffusers.UNet2DModel(
+        sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, attention_head_dim=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    return diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler()), {"batch_size": 2}
+
+
+def guided(prediction_type="epsilon"):
+    """Stable Diffusion with embeddings of prompts instead of a text encoder."""
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, attention_head_dim=2,
+        cross_attention_dim=12, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )  # fmt: skip
+    scheduler = diffusers.DDIMScheduler(**SCALED, prediction_type=prediction_type, clip_sample=False, steps_offset=1)
+    pipe = diffusers.StableDiffusionPipeline(
+        vae=autoencoder(), text_encoder=None, tokenizer=None, unet=unet, scheduler=scheduler, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    embeddings = torch.randn(2, 2, 5, 12)
+    return pipe, {"prompt_embeds": embeddings[0], "negative_prompt_embeds": embeddings[1], "guidance_scale": 3.0,
+                  "height": 8, "width": 8}  # fmt: skip
+
+
+def classes():
+    transformer = diffusers.DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=4, in_channels=4, out_channels=8, num_layers=1, sample_size=4,
+        num_embeds_ada_norm=1000, norm_elementwise_affine=False,
+    )  # fmt: skip
+    scheduler = diffusers.DDIMScheduler(clip_sample=False, steps_offset=1)
+    return diffusers.DiTPipeline(transformer, autoencoder(), scheduler), {"class_labels": [1, 7], "guidance_scale": 2.0}
+
+
+def flow():
+    """Stable Diffusion 3, without its text encoders."""
+    transformer = diffusers.SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=1, attention_head_dim=4,
+        num_attention_heads=2, caption_projection_dim=8, joint_attention_dim=12, pooled_projection_dim=6,
+    )  # fmt: skip
+    pipe = diffusers.StableDiffusion3Pipeline(
+        transformer=transformer, scheduler=diffusers.FlowMatchEulerDiscreteScheduler(), vae=autoencoder(),
+        text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None, text_encoder_3=None, tokenizer_3=None,
+    )  # fmt: skip
+    embeddings, pooled = torch.randn(2, 2, 5, 12), torch.randn(2, 2, 6)
+    return pipe, {"prompt_embeds": embeddings[0], "negative_prompt_embeds": embeddings[1], "guidance_scale": 3.0,
+                  "pooled_prompt_embeds": pooled[0], "negative_pooled_prompt_embeds": pooled[1],
+                  "height": 8, "width": 8}  # fmt: skip
+
+
+def flux():
+    transformer = diffusers.FluxTransformer2DModel(
+        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=12, pooled_projection_dim=6, axes_dims_rope=(4, 4, 8), guidance_embeds=False,
+    )  # fmt: skip
+    pipe = diffusers.FluxPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(), vae=autoencoder(), text_encoder=None, tokenizer=None,
+        text_encoder_2=None, tokenizer_2=None, transformer=transformer,
+    )  # fmt: skip
+    return pipe, {"prompt_embeds": torch.randn(2, 5, 12), "pooled_prompt_embeds": torch.randn(2, 6), "height": 8,
+                  "width": 8, "guidance_scale": 1.0}  # fmt: skip
+
+
+def build(make, *options):
+    torch.manual_seed(0)
+    pipe, call = make(*options)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, call
+
+
+def images(pipe, call, nfe, seed=3):
+    return pipe(**call, num_inference_steps=nfe, output_type="np", generator=torch.manual_seed(seed)).images
+
+
+def drive(pipe, table):
+    pipe.scheduler = S4SScheduler.from_tableau(table, pipe.scheduler.config)
+    return pipe
+
+
+VP = {"unconditional": (unconditional, LINEAR, {}), "guided": (guided, SD, SCALED), "classes": (classes, LINEAR, {})}
+
+
+@pytest.mark.parametrize("nfe", [1, 5, 8])
+@pytest.mark.parametrize("model", VP)
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m"])
+def test_a_classical_solver_makes_the_images_of_diffusers_own(solver, model, nfe):
+    """On the scheduler's own timesteps and then 0, at the first entry of its table (no "alpha to one", no sigma 0)."""
+    make, schedule, betas = VP[model]
+    pipe, call = build(make)
+    if solver == "ddim":
+        theirs = diffusers.DDIMScheduler(**betas, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    else:
+        theirs = diffusers.DPMSolverMultistepScheduler(**betas, final_sigmas_type="sigma_min", lower_order_final=True)
+    pipe.scheduler = theirs
+    expected = images(pipe, call, nfe)
+    t = torch.cat([theirs.timesteps.double(), torch.zeros(1, dtype=torch.float64)])
+    ours = images(drive(pipe, classical.build(solver, schedule, t)), call, nfe)
+    assert np.abs(ours - expected).max() < 1e-3
+    assert np.abs(images(pipe, call, nfe, seed=4) - expected).max() > 1e-2  # the test can tell images apart
+
+
+@pytest.mark.parametrize("nfe", [2, 5, 8])
+@pytest.mark.parametrize("make", [flow, flux])
+def test_ddim_is_eulers_method_on_flow(make, nfe):
+    pipe, call = build(make)
+    if make is flux:  # which hands its scheduler sigmas of its own
+        call = call | {"sigmas": np.linspace(1, 1 / nfe, nfe)}
+    expected = images(pipe, call, nfe)
+    t = pipe.scheduler.sigmas.double()
+    t[0], t[-1] = FLOW.T, FLOW.t_min
+    call.pop("sigmas", None)
+    assert np.abs(images(drive(pipe, classical.build("ddim", FLOW, t)), call, nfe) - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize("nfe", [3, 8])
+def test_dpmpp_on_flow(nfe):
+    """diffusers shows the network whole timesteps here, which our table can say."""
+    pipe, call = build(flow)
+    own = pipe.scheduler.config
+    theirs = diffusers.DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", final_sigmas_type="zero", lower_order_final=True
+    )
+    pipe.scheduler = theirs
+    expected = images(pipe, call, nfe)
+    t = torch.cat([theirs.sigmas[:-1].double(), torch.tensor([FLOW.t_min], dtype=torch.float64)])
+    table = dataclasses.replace(classical.build("dpmpp_2m", FLOW, t), t_c=theirs.timesteps.double() / 1000)
+    pipe.scheduler = S4SScheduler.from_tableau(table, own)
+    assert np.abs(images(pipe, call, nfe) - expected).max() < 1e-3
+
+
+SOLVERS = ["unipc_bh2", "heun", "dpm_3s", "parallel_midpoints", "deis_tab_4"]
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_is_what_our_loop_makes_of_the_pipelines_parts(solver, prediction_type):
+    """Guided, from the same latents, to float32 rounding; any evaluation may lie anywhere in time."""
+    pipe, call = build(guided, prediction_type)
+    costs = classical.costs(solver, 6)
+    table = classical.build(solver, SD, steps.build("logsnr", SD, len(costs)), nfe=6)
+    x_T = torch.randn(2, 4, 8, 8, generator=torch.manual_seed(1))
+    latents = drive(pipe, table)(**call, latents=x_T, num_inference_steps=6, output_type="latent").images
+
+    @torch.no_grad()
+    def denoiser(x, t, condition):
+        x, t, rows = x.float(), t.expand(len(x)), len(x) // 2  # several evaluations may come as one call
+        prompts = [call[key].repeat(rows, 1, 1) for key in ("negative_prompt_embeds", "prompt_embeds")]
+        negative, positive = pipe.unet(torch.cat([x, x]), t.float().repeat(2), torch.cat(prompts)).sample.chunk(2)
+        out = negative + 3.0 * (positive - negative)
+        alpha, sigma = (v(t)[:, None, None, None] for v in (SD.alpha, SD.sigma))
+        x0 = {"epsilon": (x - sigma * out) / alpha, "sample": out, "v_prediction": alpha * x - sigma * out}
+        return x0[prediction_type]
+
+    expected = sample(denoiser, table, x_T)
+    assert (latents - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_in_half_precision_the_state_is_float32(dtype):
+    """Of a network that is exact in half precision, only the rounding of what it is shown is left."""
+    table = classical.build("dpmpp_2m", SD, steps.build("edm", SD, 8))
+    x = torch.randn(4, 4, 8, 8, generator=torch.manual_seed(1)).to(dtype)
+    ends = []
+    for precision in (dtype, torch.float32):
+        scheduler = S4SScheduler.from_tableau(table)
+        scheduler.set_timesteps(8)
+        sample = x.to(precision)
+        for t in scheduler.timesteps:
+            sample = scheduler.step((0.5 * sample).to(dtype), t, sample).prev_sample
+        assert sample.dtype == precision
+        ends.append(sample.float())
+    assert scheduler._state.dtype == torch.float32
+    eps = torch.finfo(dtype).eps
+    assert (ends[0] - ends[1]).abs().max() < 4 * eps * ends[1].abs().max()
+
+
+def test_a_batch_with_a_generator_each_is_made_image_by_image():
+    pipe, call = build(guided)
+    drive(pipe, classical.build("unipc_bh2", SD, steps.build("logsnr", SD, 4)))
+    options = {"num_inference_steps": 4, "output_type": "np"}
+    both = pipe(**call, **options, generator=[torch.Generator().manual_seed(i) for i in (5, 6)]).images
+    for i, seed in enumerate((5, 6)):
+        one = {key: value[i : i + 1] if torch.is_tensor(value) else value for key, value in call.items()}
+        alone = pipe(**one, **options, generator=torch.Generator().manual_seed(seed)).images
+        assert np.abs(both[i] - alone[0]).max() < 1e-4
+
+
+def test_a_pipeline_saved_with_it_loads_and_makes_the_same(tmp_path):
+    pipe, call = build(unconditional)
+    table = classical.build("dpmpp_3m", LINEAR, steps.build("logsnr", LINEAR, 5), {"note": "a", "list": [1.5, None]})
+    table.save(tmp_path / "solver.json")
+    expected = images(drive(pipe, tmp_path / "solver.json"), call, 5)
+    pipe.scheduler.save_pretrained(tmp_path / "scheduler")
+    folder = tmp_path / "scheduler"
+    loaded = S4SScheduler.from_pretrained(folder), S4SScheduler.from_tableau(folder)
+    for again in (*loaded, S4SScheduler.from_config(pipe.scheduler.config)):
+        assert again.tableau.to_dict() == table.to_dict()
+        pipe.scheduler = again
+        assert np.array_equal(images(pipe, call, 5), expected)
+    # Another solver takes the place of ours as of any.
+    drive(pipe, classical.build("ddim", LINEAR, steps.build("logsnr", LINEAR, 3)))
+    assert images(pipe, call, 3).shape == expected.shape
+
+
+def scheduler(nfe=4):
+    return S4SScheduler.from_tableau(classical.build("ipndm", SD, steps.build("edm", SD, nfe)))
+
+
+def test_what_it_cannot_do_is_told():
+    x = torch.randn(1, 4, 8, 8)
+    with pytest.raises(
+        UserError, match=r"ipndm makes 4 evaluations .* num_inference_steps=4, got num_inference_steps=50"
+    ):
+        scheduler().set_timesteps(50)
+    with pytest.raises(UserError, match="got timesteps"):
+        scheduler().set_timesteps(timesteps=[1, 2])
+    with pytest.raises(UserError, match="cannot start in the middle"):
+        scheduler().set_begin_index(2)
+    with pytest.raises(UserError, match="cannot start in the middle"):
+        scheduler().add_noise(x, x, torch.tensor([3]))
+    steps_of = scheduler()
+    with pytest.raises(UserError, match="takes its 4 steps in turn"):
+        steps_of.step(x, steps_of.timesteps[1], x)
+    after = steps_of.step(x, steps_of.timesteps[0], x).prev_sample
+    with pytest.raises(UserError, match="changed between two steps"):
+        steps_of.step(x, steps_of.timesteps[1], after + 1)
+    for t in steps_of.timesteps[1:]:
+        after = steps_of.step(x, t, after).prev_sample
+    with pytest.raises(UserError, match="as number 5; call set_timesteps"):
+        steps_of.step(x, steps_of.timesteps[3], after)
+
+
+@pytest.mark.parametrize(
+    ("solver", "schedule", "config", "says"),
+    [
+        ("ddim", VE(), {}, "is for ve noise, which diffusers' pipelines do not have"),
+        ("ddim_afs", SD, {}, "makes its first step without the network"),
+        ("ddim", SD, {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "is for vp_discrete noise, .* model for flow"),
+        ("ddim", FLOW, {"beta_schedule": "linear"}, "is for flow noise, .* model for vp_discrete"),
+        ("ddim", LINEAR, SCALED, "made for another model"),
+        ("ddim", SD, {**SCALED, "num_train_timesteps": 500}, "made for another model"),
+        ("ddim", SD, {**SCALED, "prediction_type": "eps"}, "unknown prediction_type 'eps': did you mean 'epsilon'"),
+        ("ddim", SD, {**SCALED, "prediction_type": "flow_prediction"}, "no network predicts 'flow_prediction'"),
+    ],
+)
+def test_a_solver_of_another_model_is_refused(solver, schedule, config, says):
+    with pytest.raises(UserError, match=says):
+        S4SScheduler.from_tableau(classical.build(solver, schedule, steps.build("logsnr", schedule, 3)), config)
+
+
+def test_image_to_image_is_refused_by_the_pipeline_itself():
+    pipe, call = build(guided)
+    drive(pipe, classical.build("ddim", SD, steps.build("logsnr", SD, 4)))
+    other = diffusers.StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+    call = {key: value for key, value in call.items() if key not in ("height", "width")}
+    with pytest.raises(UserError, match="cannot start in the middle"):
+        other(**call, image=torch.zeros(2, 3, 8, 8), strength=0.5, num_inference_steps=4)
+
+
+@pytest.mark.parametrize("make", [unconditional, guided, flow])
+def test_a_classical_solver_by_name(make):
+    pipe, call = build(make)
+    for solver, schedule, nfe in (("unipc_bh2", "logsnr", 5), ("dpm_2s", "edm", 4), ("ipndm_4", "time_uniform", 6)):
+        pipe.scheduler = S4SScheduler.from_classical(solver, schedule, nfe, pipe.scheduler.config)
+        assert pipe.scheduler.tableau.nfe == nfe
+        assert np.isfinite(images(pipe, call, nfe)).all()
+
+
+def test_the_noise_of_any_pipeline_is_known():
+    assert noise_schedule(diffusers.DDPMScheduler().config) == LINEAR
+    assert noise_schedule(diffusers.DDIMScheduler(**SCALED).config) == SD
+    assert noise_schedule(diffusers.FlowMatchEulerDiscreteScheduler().config) == Flow()
+    for config in ({"beta_schedule": "squaredcos_cap_v2"}, {"trained_betas": [0.1, 0.2, 0.3]}):
+        own = diffusers.DDPMScheduler(**config)
+        ours = torch.tensor(noise_schedule(own.config).alphas_cumprod)
+        torch.testing.assert_close(ours, own.alphas_cumprod, rtol=1e-4, atol=1e-7)
+
+
+def test_betas_are_those_of_diffusers():
+    for name, first, last in (("linear", 1e-4, 0.02), ("scaled_linear", 0.00085, 0.012)):
+        theirs = diffusers.DDPMScheduler(beta_schedule=name, beta_start=first, beta_end=last).alphas_cumprod
+        ours = torch.tensor(noise.alphas_cumprod(name, first, last, 1000))
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=0)
+
+
+def test_tableau_dictionaries_are_json():
+    table = classical.build("unipc_bh2", SD, steps.build("edm", SD, 3))
+    assert Tableau.from_dict(table.to_dict()).to_dict() == table.to_dict()
