@@ -52,10 +52,7 @@ def dpm_multistep(
             b[i, :2] += torch.stack([1 / (2 * r0), -1 / (2 * r0)])
         elif p == 3:
             r0, r1 = h[i - 1] / h[i], h[i - 2] / h[i]
-            hh = _signed(h[i], form)
-            phi1 = torch.expm1(hh)
-            phi2 = phi1 / hh - 1
-            phi3 = phi2 / hh - 0.5
+            phi1, phi2, phi3 = (phi(k, _signed(h[i], form)) for k in (1, 2, 3))
             first = torch.stack([1 / r0, -1 / r0, torch.zeros_like(r0)])  # (D0 - D1)/r0
             second = torch.stack([torch.zeros_like(r1), 1 / r1, -1 / r1])  # (D1 - D2)/r1
             e2 = (first - second) / (r0 + r1)
@@ -77,7 +74,7 @@ def dpm_singlestep(noise: NoiseSchedule, t: Tensor, costs: Sequence[int], form: 
         elif cost == 3:
             for row, j, scale, share in ((1, 1, r[1] / r[0], r[1]), (2, 2, 1 / r[1], 1.0)):
                 hh = _signed(share * h, form)
-                weight = scale * (1 / hh - 1 / torch.expm1(hh))  # of the difference d_j - d_0: phi_2/phi_1
+                weight = scale * phi(2, hh) / phi(1, hh)  # of the difference d_j - d_0
                 a[row, 0], a[row, j] = 1 - weight, weight
         nodes.append(r)
         tables.append(a)
@@ -162,11 +159,7 @@ def unipc(
         past = [(lam[i - k] - lam[i]) / h[i] for k in range(1, p)]
         r = torch.stack([*past, torch.ones_like(hh)])
         R = torch.stack([r**j for j in range(p)])
-        phi, q = torch.expm1(hh) / hh - 1, []
-        for j in range(1, p + 1):
-            q.append(phi * factorial(j) / scale)
-            phi = phi / hh - 1 / factorial(j + 1)
-        q = torch.stack(q)
+        q = torch.stack([hh * phi(j + 1, hh) * factorial(j) / scale for j in range(1, p + 1)])
         # The authors set these two weights, for one and two points, to the value they have as h goes to 0.
         half = torch.full((1,), 0.5, dtype=t.dtype)
         rho_p = half if p == 2 else torch.linalg.solve(R[:-1, :-1], q[:-1])
@@ -181,6 +174,20 @@ def unipc(
             corrector[i, 2 : p + 1] += weights[:-1]
             corrector[i, 1] -= weights.sum()
     return Multistep(form, b, corrector if corrects else None)
+
+
+def phi(k: int, h: Tensor) -> Tensor:
+    """phi_k(h) = int_0^1 exp((1 - s) h) s^(k-1) / (k-1)! ds of a scalar, k >= 1 (Hochbruck and Ostermann 2010, sec. 2).
+
+    The usual recursion from (exp(h) - 1)/h loses k - 1 times the digits of 1/h, so a small h has the power series.
+    """
+    if h.abs() < 1:
+        inverses = torch.tensor([1 / factorial(j + k) for j in range(20)], dtype=h.dtype)
+        return (inverses * h ** torch.arange(20)).sum()
+    value = torch.expm1(h) / h
+    for j in range(1, k):
+        value = (value - 1 / factorial(j)) / h
+    return value
 
 
 def _signed(h: Tensor, form: str) -> Tensor:
