@@ -4,8 +4,8 @@
 TORCH ?=
 PYTHON ?= python3
 BIN := .venv/bin
-# One file of tests per core; torch would use all cores in each.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+# A core that has done its tests takes some of another's; torch would use all cores in each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 .PHONY: repro test lint clean
 

@@ -15,7 +15,7 @@ STAGES = {
     "train_features": (["train_features"], ["tiny/features.safetensors"],
                        {"fid": {"features": "tiny/features.safetensors"}, "train_features": {"epochs": 3}}),
     "reference": (["reference"], ["tiny/reference.safetensors"],
-                  {"fid": {"reference": "tiny/reference.safetensors"}, "reference": {"count": 100}}),
+                  {"fid": {"reference": "tiny/reference.safetensors"}, "reference": {"count": 70}}),
     "teacher": (["classical", "teacher", "6", "solvers/teacher/6.json"], ["solvers/teacher/6.json"], {}),
     "search": (["search", "gits"], ["schedules/gits.json"], {"gits": {"grid": 6, "noises": 70}}),
     "teacher_pairs": (["teacher_pairs"], ["pairs/train.safetensors", "pairs/validation.safetensors"], {}),
