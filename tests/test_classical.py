@@ -358,6 +358,17 @@ def test_order_of_convergence_on_equal_steps(solver, order):
     assert rate(solver, problem, grid, (80, 160), x_T) == pytest.approx(order, abs=0.2)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("solver", "order"), [("ipndm_1", 1), ("ipndm_2", 2), ("ipndm_3", 2), ("ipndm_4", 2), ("plms", 3), ("pndm", 4)]
+)
+def test_order_of_convergence_on_equal_steps_with_the_start(solver, order):
+    """The same on Gaussian data: the low order of iPNDM's and PLMS's first steps shows, PNDM starts by Runge-Kutta."""
+    mean, std = (torch.tensor(v, dtype=torch.float64) for v in ([0.4, -0.2, 0.1], [0.5, 0.35, 1.0]))
+    problem, grid = Gaussian(VE(1.0, 3.0), mean, std), partial(steps.build, "time_uniform")
+    assert rate(solver, problem, grid, (640, 1280)) == pytest.approx(order, abs=0.2)
+
+
 def test_plms_and_pndm_gain_on_ipndm_by_their_start():
     grid = partial(steps.build, "time_uniform")
     problem = Gaussian(VE(0.5, 3.0))
