@@ -5,11 +5,12 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from s4spipe import fid, models, params
+from s4spipe import fid, models
 from s4spipe.images import to_uint8
 from s4spipe.models import digits
 from s4spipe.models.features import DigitFeatures
 from s4spipe.pairs import draw
+from s4spipe.params import Params, device
 from s4spipe.sampling import sample
 from s4spipe.tableau import Tableau
 
@@ -17,15 +18,14 @@ from s4spipe.tableau import Tableau
 class Setting:
     """Attributes: `params`, the `device`, the `denoiser` on it, and its `noise` schedule."""
 
-    def __init__(self):
-        self.params = params.load()
-        self.device = params.device(self.params.run.device)
+    def __init__(self, params: Params):
+        self.params, self.device = params, device(params.run.device)
         self.denoiser = models.load(self.params.model.model_dump(), self.device)
         self.noise = self.denoiser.noise_schedule
 
-    def draw(self, stream: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def draw(self, stream: str, count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """The first noises and labels of a stream, on the device."""
-        return tuple(tensor.to(self.device) for tensor in draw(self.denoiser, stream, 0, range(count)))
+        return tuple(tensor.to(self.device) for tensor in draw(self.denoiser, stream, seed, range(count)))
 
     @cached_property
     def net(self) -> DigitFeatures:

@@ -37,7 +37,7 @@ def main(params: Params, batch: int, one: int | None) -> None:
         )
         return
 
-    setting = Setting()
+    setting = Setting(params)
     on, denoiser, noise = setting.device, setting.denoiser, setting.noise
     x_T, labels = setting.draw("train", batch)
     pairs = Pairs(x_T, torch.zeros_like(x_T), labels)

@@ -19,7 +19,7 @@ from s4spipe.sampling import sample
 @click.option("--batch", default=500, show_default=True, help="Samples at a time.")
 @click.option("--rounds", default=15, show_default=True, help="How often both are timed.")
 def main(params: Params, batch: int, rounds: int) -> None:
-    setting = Setting()
+    setting = Setting(params)
     on, denoiser, noise = setting.device, setting.denoiser, setting.noise
     x_T, labels = setting.draw("sample", batch)
 

@@ -21,10 +21,10 @@ NFES = (3, 4, 5, 6, 8, 10)
 @stage.command
 @click.option("--count", default=1000, show_default=True, help="Samples per cell.")
 def main(params: Params, count: int) -> None:
-    setting = Setting()
+    setting = Setting(params)
     files = (params.model.weights, params.fid.features, params.fid.reference)
-    scratch = Scratch(fingerprint("schedules", count, params.model.model_dump(), files=files))
-    noises = setting.draw("sample", count)
+    scratch = Scratch(fingerprint("schedules", count, params.sample.seed, params.model.model_dump(), files=files))
+    noises = setting.draw("sample", count, params.sample.seed)
 
     def cell(solver: str, schedule: str, nfe: int) -> dict:
         t = steps.build(schedule, setting.noise, len(classical.costs(solver, nfe)))

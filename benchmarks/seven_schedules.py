@@ -11,11 +11,12 @@ from tqdm import tqdm
 from benchmarks.common import Setting
 from s4spipe import classical, distance, search, stage, steps
 from s4spipe.distill import learn
-from s4spipe.distill.fit import TIMES, Phase, fit, s4s
+from s4spipe.distill.fit import Phase, fit
 from s4spipe.families import LMS, Fixed, Times
 from s4spipe.files import Scratch, fingerprint, write_text
 from s4spipe.pairs import Pairs
 from s4spipe.params import Params
+from stages.search import gits
 
 NFES = (4, 5, 6, 8)
 CLASSICAL = ("ddim", "ipndm", "dpmpp_3m", "unipc_bh2")
@@ -27,12 +28,12 @@ SCHEDULES = ("time_uniform", "time_quadratic", "edm", "logsnr", *STARTS)
 @click.option("--count", default=10_000, show_default=True, help="Samples per cell.")
 @click.option("--nfe", "nfes", multiple=True, type=int, help="Only these.")
 def main(params: Params, count: int, nfes: tuple[int, ...]) -> None:
-    setting = Setting()
+    setting = Setting(params)
     noise, denoiser, settings = setting.noise, setting.denoiser, params.s4s
     files = (params.model.weights, params.fid.features, params.fid.reference, *learn.PAIRS)
     blocks = [getattr(params, name).model_dump() for name in ("model", "s4s", "s4s_alt", "gits", "dmn")]
-    scratch = Scratch(fingerprint("seven_schedules", count, blocks, files=files))
-    noises = setting.draw("sample", count)
+    scratch = Scratch(fingerprint("seven_schedules", count, params.sample.seed, blocks, files=files))
+    noises = setting.draw("sample", count, params.sample.seed)
     training, validation = (Pairs.load(path, setting.device, count) for path, count in
                             zip(learn.PAIRS, (settings.pairs, settings.validation_pairs), strict=True))  # fmt: skip
 
@@ -47,17 +48,11 @@ def main(params: Params, count: int, nfes: tuple[int, ...]) -> None:
         if schedule == "dmn":
             return search.dmn(noise, nfe, STARTS[schedule], params.dmn.order)
         if schedule == "gits":
-            grid = steps.build("edm", noise, params.gits.grid)
-            with torch.inference_mode():
-                costs = search.jump_costs(
-                    denoiser, *setting.draw("search", params.gits.noises), params.gits.solver, grid
-                )
-            return grid[search.cheapest_paths(costs, params.gits.coefficient)[nfe]]
+            return gits(params, Scratch(f"{scratch.folder.name}/gits"))[nfe]
         if schedule == "ld3":
             block = params.arm("ld3")
             student = Fixed(settings.init, noise, start, nfe, Times(noise, start, decoupling=0))
-            phase = Phase((TIMES,), block.warmup_epochs + 2 * block.epochs * block.alternations)
-            learned(student, [phase], block, f"ld3-{nfe}")
+            learned(student, learn.phases(block), block, f"ld3-{nfe}")
             return student().t.detach()
         return start
 
@@ -66,7 +61,7 @@ def main(params: Params, count: int, nfes: tuple[int, ...]) -> None:
         if solver != "s4s":
             return setting.fids(classical.build(solver, noise, t), *noises)
         student = LMS(settings.init, noise, t, settings.order)
-        learned(student, s4s(settings.epochs), settings, f"s4s-{schedule}-{nfe}")
+        learned(student, learn.phases(settings), settings, f"s4s-{schedule}-{nfe}")
         return setting.fids(student(), *noises)
 
     cells = [(s, k, n) for n in nfes or NFES for k in SCHEDULES for s in (*CLASSICAL, "s4s")]

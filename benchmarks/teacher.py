@@ -18,7 +18,7 @@ from s4spipe.sampling import sample
 @click.option("--count", default=500, show_default=True, help="Samples.")
 @click.option("--nfe", default=20, show_default=True, help="The candidates' evaluations.")
 def main(params: Params, count: int, nfe: int) -> None:
-    setting = Setting()
+    setting = Setting(params)
     denoiser, noise = setting.denoiser, setting.noise
     x_T, labels = setting.draw("validation", count)
 

@@ -1,7 +1,8 @@
 """Any solver of ours in any pipeline of diffusers.
 
-pipe.scheduler = S4SScheduler.from_tableau("solvers/s4s_alt/5.json", pipe.scheduler.config)
-pipe(..., num_inference_steps=5)
+pipe.scheduler = S4SScheduler.from_tableau("solver.json", pipe.scheduler.config)
+pipe.scheduler = S4SScheduler.from_classical("unipc_bh2", "logsnr", 8, pipe.scheduler.config)
+pipe(..., num_inference_steps=8)
 """
 
 from pathlib import Path

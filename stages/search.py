@@ -16,7 +16,7 @@ BATCH = 32  # of whole trajectories, which are kept in memory
 
 
 @stage.command
-@click.argument("method", type=click.Choice(["gits", "dmn"]))
+@click.argument("method", type=click.Choice(steps.SEARCHED))
 def main(params: Params, method: str) -> None:
     model, settings = params.model.model_dump(), getattr(params, method)
     scratch = Scratch(fingerprint(method, model, settings.model_dump(), files=(params.model.weights,)))
