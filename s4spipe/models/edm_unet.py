@@ -127,6 +127,14 @@ class Fourier(nn.Module):
         return waves(x, 2 * math.pi * self.freqs)
 
 
+def levels(resolution: int, channel_mult: Sequence[int]) -> list[tuple[int, int, int, str]]:
+    """Every level of a U-Net: its number, multiple of the channels, resolution, and that as in the names of layers."""
+    halved = [resolution >> level for level in range(len(channel_mult))]
+    return [
+        (level, mult, res, f"{res}x{res}") for level, (mult, res) in enumerate(zip(channel_mult, halved, strict=True))
+    ]
+
+
 class SongUNet(nn.Module):
     """DDPM++ (the defaults), or NCSN++ (Fourier embedding, residual encoder, filter 1 3 3 1)."""
 
@@ -170,8 +178,7 @@ class SongUNet(nn.Module):
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
         out, auxiliary, last = in_channels, in_channels, len(channel_mult) - 1
         resampling = {"down": True, "resample_filter": resample_filter}
-        for level, mult in enumerate(channel_mult):
-            size, res = f"{img_resolution >> level}x{img_resolution >> level}", img_resolution >> level
+        for level, mult, res, size in levels(img_resolution, channel_mult):
             if level == 0:
                 self.enc[f"{size}_conv"] = Conv(out, model_channels, 3)
                 out = model_channels
@@ -187,8 +194,7 @@ class SongUNet(nn.Module):
                 self.enc[f"{size}_block{i}"] = block(out, model_channels * mult, res in attn_resolutions)
                 out = model_channels * mult
         skips = [layer.out_channels for name, layer in self.enc.items() if "aux" not in name]
-        for level, mult in reversed(list(enumerate(channel_mult))):
-            size, res = f"{img_resolution >> level}x{img_resolution >> level}", img_resolution >> level
+        for level, mult, res, size in reversed(levels(img_resolution, channel_mult)):
             if level == last:
                 self.dec[f"{size}_in0"], self.dec[f"{size}_in1"] = block(out, out, True), block(out, out)
             else:
@@ -270,8 +276,7 @@ class DhariwalUNet(nn.Module):
         self.map_label = nn.Linear(label_dim, embedding, bias=False) if label_dim else None
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
         out = in_channels
-        for level, mult in enumerate(channel_mult):
-            size, res = f"{img_resolution >> level}x{img_resolution >> level}", img_resolution >> level
+        for level, mult, res, size in levels(img_resolution, channel_mult):
             if level == 0:
                 self.enc[f"{size}_conv"] = Conv(out, model_channels * mult, 3)
                 out = model_channels * mult
@@ -281,8 +286,7 @@ class DhariwalUNet(nn.Module):
                 self.enc[f"{size}_block{i}"] = block(out, model_channels * mult, res in attn_resolutions)
                 out = model_channels * mult
         skips = [layer.out_channels for layer in self.enc.values()]
-        for level, mult in reversed(list(enumerate(channel_mult))):
-            size, res = f"{img_resolution >> level}x{img_resolution >> level}", img_resolution >> level
+        for level, mult, res, size in reversed(levels(img_resolution, channel_mult)):
             if level == len(channel_mult) - 1:
                 self.dec[f"{size}_in0"], self.dec[f"{size}_in1"] = block(out, out, True), block(out, out)
             else:
