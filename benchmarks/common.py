@@ -5,10 +5,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from s4spipe import fid, models
+from s4spipe import features, fid, models
 from s4spipe.images import to_uint8
-from s4spipe.models import digits
-from s4spipe.models.features import DigitFeatures
 from s4spipe.pairs import draw
 from s4spipe.params import Params, device
 from s4spipe.sampling import sample
@@ -28,13 +26,17 @@ class Setting:
         return tuple(tensor.to(self.device) for tensor in draw(self.denoiser, stream, seed, range(count)))
 
     @cached_property
-    def net(self) -> DigitFeatures:
-        return DigitFeatures.load(self.params.fid.features, self.device)
+    def net(self) -> torch.nn.Module:
+        settings = self.params.fid
+        return features.load(settings.network, settings.features, self.device, settings.mode)
 
     @cached_property
     def references(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        real = fid.features(to_uint8(digits.images()[0]), self.net, self.device)
-        return {"fid": fid.load_statistics(self.params.fid.reference), "fid_real": fid.statistics(real)}
+        real = fid.real(self.params.fid.real, self.net, self.device)
+        statistics = {"fid": fid.load_statistics(self.params.fid.reference), "fid_real": real}
+        return {
+            key: tuple(np.asarray(found[part]) for part in ("mean", "covariance")) for key, found in statistics.items()
+        }
 
     @torch.inference_mode()
     def fids(self, tableau: Tableau, x_T: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:

@@ -2,17 +2,15 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from s4spipe.errors import unknown
-from s4spipe.images import to_255
 
 
 def l2(x: Tensor, y: Tensor) -> Tensor:
-    """Mean squared difference of the pixels, [B]."""
+    """Mean squared difference, [B]: of the pixels, or of the latents of a latent model."""
     return (x - y).square().flatten(1).mean(1)
 
 
@@ -22,24 +20,18 @@ def pseudo_huber(x: Tensor, y: Tensor) -> Tensor:
     return ((x - y).square().flatten(1).sum(1) + c**2).sqrt() - c
 
 
-def perceptual(x: Tensor, y: Tensor, features: torch.nn.Module) -> Tensor:
-    """LPIPS's form over any features network: squared differences of unit-normalised activations, [B].
-
-    Zhang et al. 2018 (arXiv 1801.03924), eq. 1, without its learned channel weights. `features.maps` takes images in
-    [0, 255] and returns its layers' activations [B, C, H, W].
-    """
-    total = torch.zeros(len(x), device=x.device)
-    for a, b in zip(*(features.maps(to_255(image.float())) for image in (x, y)), strict=True):
-        a, b = (maps / (maps.norm(dim=1, keepdim=True) + 1e-8) for maps in (a, b))
-        total = total + (a - b).square().sum(1).mean(dim=(1, 2))
-    return total
-
-
 DISTANCES = ("l2", "pseudo_huber", "perceptual")
 
 
-def build(name: str, features: torch.nn.Module | None = None) -> Callable[[Tensor, Tensor], Tensor]:
-    """The named distance. Raises UserError for an unknown name."""
+def build(
+    name: str, network: torch.nn.Module | None = None, decode: Callable[[Tensor], Tensor] = lambda x: x
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The named distance; perceptual is that of `network` (of s4spipe.features) between the images that `decode` makes.
+
+    Raises UserError for an unknown name.
+    """
     if name not in DISTANCES:
         raise unknown("distance", name, DISTANCES)
-    return {"l2": l2, "pseudo_huber": pseudo_huber, "perceptual": partial(perceptual, features=features)}[name]
+    if name == "perceptual":
+        return lambda x, y: network.distance(decode(x), decode(y))
+    return {"l2": l2, "pseudo_huber": pseudo_huber}[name]

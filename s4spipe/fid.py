@@ -1,46 +1,102 @@
-"""Fréchet distance of features (FID), with clean-fid extracting the features."""
+"""Fréchet distance of features (FID), clean-fid extracting them, and its kin: KID, precision and recall."""
+
+import sys
+from pathlib import Path
 
 import numpy as np
 import torch
 from cleanfid import fid as cleanfid
 
 from s4spipe.errors import UserError
-from s4spipe.files import read_tensors
+from s4spipe.files import missing, read_array, read_tensors
+
+KEPT = 10_000  # features of real images, for KID, precision and recall
 
 
 def features(images: np.ndarray, net: torch.nn.Module, device: torch.device, batch_size: int = 500) -> np.ndarray:
-    """Features [n, d], float64, of uint8 images [n, C, H, W], which the network sees as float32 in [0, 255]."""
-    remaining = iter(torch.from_numpy(images).split(batch_size))
+    """Features [n, d], float64, of uint8 images [n, C, H, W], by a network of `s4spipe.features`."""
     chunks = [
         cleanfid.get_model_features(
-            lambda z, chunk=chunk: chunk,
+            lambda z, chunk=images[start : start + batch_size]: torch.from_numpy(np.array(chunk)),
             net,
             z_dim=1,
-            num_gen=len(chunk),
-            batch_size=len(chunk),
+            num_gen=len(images[start : start + batch_size]),
+            batch_size=len(images[start : start + batch_size]),
             device=device,
             verbose=False,
-            custom_fn_resize=lambda image: image.astype(np.float32),
+            custom_fn_resize=net.resize,
         )
-        for chunk in remaining
+        for start in range(0, len(images), batch_size)
     ]
     return np.concatenate(chunks).astype(np.float64)
 
 
+def real(path: str, net: torch.nn.Module, device: torch.device) -> dict[str, torch.Tensor]:
+    """What FID needs of real images: `mean`, `covariance`, and `features` of up to 10,000 of them, where known.
+
+    path: a folder of images; an .npy file of uint8 [n, C, H, W]; an .npz file of statistics "mu" and "sigma", as FID's
+    implementations share them; or a .safetensors file that this function's result was saved to.
+
+    Raises UserError for anything else.
+    """
+    file = Path(path)
+    if not file.exists():
+        raise missing(path)
+    if file.suffix == ".safetensors":
+        return read_tensors(path)[0]
+    if file.suffix == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                return {"mean": torch.tensor(data["mu"]), "covariance": torch.tensor(data["sigma"])}
+        except (ValueError, KeyError, OSError) as error:
+            raise UserError(f"{path}: not the statistics of features, arrays mu and sigma ({error})") from None
+    if file.is_dir():
+        seen = _of_folder(file, net, device)
+    elif file.suffix == ".npy":
+        seen = features(read_array(path), net, device)
+    else:
+        raise UserError(f"{path}: must be a folder of images, an .npy array of them, or statistics as .npz")
+    mean, covariance = map(torch.from_numpy, statistics(seen))
+    kept = np.random.default_rng(0).permutation(len(seen))[:KEPT]
+    return {"mean": mean, "covariance": covariance, "features": torch.tensor(seen[np.sort(kept)], dtype=torch.float32)}
+
+
+def _of_folder(folder: Path, net: torch.nn.Module, device: torch.device) -> np.ndarray:
+    if not any(next(folder.rglob(f"*.{kind}"), None) for kind in cleanfid.EXTENSIONS):
+        raise UserError(
+            f"{folder}: holds no images ({', '.join(sorted(k for k in cleanfid.EXTENSIONS if k.islower()))})"
+        )
+    seen = cleanfid.get_folder_features(
+        str(folder), net, num_workers=0, device=device, custom_fn_resize=net.resize, verbose=sys.stderr.isatty()
+    )
+    return seen.astype(np.float64)
+
+
 def statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [d] and covariance [d, d]. Raises UserError for fewer samples than make the covariance regular."""
+    """Mean [d] and covariance [d, d]. Says so on stderr if there are too few samples for it to be regular.
+
+    Raises UserError for a single sample.
+    """
     n, d = features.shape
+    if n < 2:
+        raise UserError(f"FID needs more than {n} samples: raise sample.count")
     if n <= d:
-        raise UserError(f"FID needs more samples than feature dimensions ({d}), got {n}: raise sample.count")
+        print(f"FID of {n} samples in {d} dimensions means little: more than {d} are needed", file=sys.stderr)
     return features.mean(0), np.cov(features, rowvar=False)
 
 
-def load_statistics(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and covariance from a file that the stage `reference` wrote. Raises UserError for another file."""
+def load_statistics(path: str, dimension: int | None = None) -> dict[str, np.ndarray]:
+    """`mean`, `covariance` and, where known, `features`, from a file that a stage wrote.
+
+    Raises UserError for another file, or one of another features network than that with `dimension` features.
+    """
     tensors, _ = read_tensors(path)
-    if set(tensors) != {"mean", "covariance"}:
-        raise UserError(f"{path}: not the statistics of features; make it again with `dvc repro -f reference`")
-    return tensors["mean"].numpy(), tensors["covariance"].numpy()
+    if not {"mean", "covariance"} <= set(tensors):
+        raise UserError(f"{path}: not the statistics of features; make it again with `dvc repro`")
+    if dimension not in (None, len(tensors["mean"])):
+        raise UserError(f"{path}: statistics of {len(tensors['mean'])} features, where fid.network gives {dimension}: "
+                        "they were made by another network")  # fmt: skip
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 def frechet_distance(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np.ndarray) -> float:
@@ -52,3 +108,33 @@ def frechet_distance(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, 
     root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
     trace = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(min=0)).sum()
     return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * trace)
+
+
+def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """KID (Binkowski et al. 2018, arXiv 1801.01401) of features [n, d] and [m, d], by clean-fid, on the same subsets
+    of them whenever it is called."""
+    state = np.random.get_state()  # noqa: NPY002  (clean-fid draws from it)
+    np.random.seed(0)  # noqa: NPY002
+    try:
+        return cleanfid.kernel_distance(a, b)
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+
+
+def precision_recall(real: np.ndarray, generated: np.ndarray, k: int = 3) -> tuple[float, float]:
+    """The shares of generated images within the real ones' manifold and of real ones within that of the generated.
+
+    A manifold is the union of balls around features, each reaching to the k-th nearest other (Kynkaanniemi et al. 2019,
+    arXiv 1904.06991, eq. 2).
+    """
+    real, generated = (torch.as_tensor(x, dtype=torch.float32) for x in (real, generated))
+
+    def share(points: torch.Tensor, manifold: torch.Tensor) -> float:
+        k_th = min(k, len(manifold) - 1)
+        radius = torch.cat(
+            [torch.cdist(rows, manifold).topk(k_th + 1, largest=False)[0][:, -1] for rows in manifold.split(1000)]
+        )
+        inside = torch.cat([(torch.cdist(rows, manifold) <= radius).any(1) for rows in points.split(1000)])
+        return inside.float().mean().item()
+
+    return share(generated, real), share(real, generated)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,12 +62,12 @@ def write_tensors(path: str | Path, tensors: dict[str, torch.Tensor], about: obj
         temporary.write_bytes(data)
 
 
-def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], object]:
-    """The tensors and the `about` of `write_tensors`. Raises UserError if missing, truncated or foreign."""
+def read_tensors(path: str | Path, *, tensors: bool = True) -> tuple[dict[str, torch.Tensor], object]:
+    """The tensors (if wanted) and the `about` of `write_tensors`. Raises UserError if missing, truncated or foreign."""
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["s4spipe"])
-            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys() if tensors}, about  # noqa: SIM118
     except FileNotFoundError:
         raise missing(path) from None
     except (SafetensorError, OSError) as error:
@@ -83,10 +83,22 @@ def write_array(path: str | Path, array: np.ndarray) -> None:
         np.save(file, array)
 
 
+def write_arrays(path: str | Path, chunks: Iterable[np.ndarray], rows: int) -> None:
+    """One .npy file of `rows` rows, out of chunks that need not all fit into memory."""
+    with atomic(path) as temporary:
+        whole, filled = None, 0
+        for chunk in chunks:
+            if whole is None:
+                whole = np.lib.format.open_memmap(temporary, "w+", chunk.dtype, (rows, *chunk.shape[1:]))
+            whole[filled : filled + len(chunk)] = chunk
+            filled += len(chunk)
+        whole.flush()
+
+
 def read_array(path: str | Path) -> np.ndarray:
-    """An .npy file of plain numbers. Raises UserError if it is missing or broken."""
+    """An .npy file of plain numbers, read where it is looked at. Raises UserError if it is missing or broken."""
     try:
-        return np.load(path, allow_pickle=False)
+        return np.load(path, allow_pickle=False, mmap_mode="r")
     except FileNotFoundError:
         raise missing(path) from None
     except (ValueError, EOFError, OSError) as error:
@@ -97,10 +109,30 @@ def missing(path: str | Path) -> UserError:
     return UserError(f"{path}: no such file; make it with `dvc repro`, or fetch it with `dvc pull`")
 
 
+def signature(path: str | Path) -> str:
+    """A short hash of a file, or of a folder's files: of their names, sizes, and first and last MiB, which for weights
+    of many GB is quick and tells them apart. Raises UserError if there is nothing at `path`."""
+    path = Path(path)
+    if not path.exists():
+        raise missing(path)
+    inside = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in inside:
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(path)} {size}\n".encode())
+        with open(file, "rb") as data:
+            digest.update(data.read(2**20))
+            data.seek(max(0, size - 2**20))
+            digest.update(data.read())
+    return digest.hexdigest()[:16]
+
+
 def fingerprint(*determinants: object, files: tuple = ()) -> str:
-    """Hash of everything that determines a result: parameters, input files, and this package's code."""
+    """Hash of everything that determines a result: parameters, input files and folders, and this package's code."""
     digest = hashlib.sha256(json.dumps(determinants, sort_keys=True).encode())
-    for path in [*map(Path, files), *sorted(PACKAGE.rglob("*.py"))]:
+    for path in map(Path, files):
+        digest.update(path.name.encode() + (signature(path).encode() if path.is_dir() else path.read_bytes()))
+    for path in sorted(PACKAGE.rglob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:24]
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from s4spipe.errors import UserError
 from s4spipe.files import Scratch, read_tensors, write_tensors
+from s4spipe.models.denoiser import Denoiser
 from s4spipe.sampling import sample
 from s4spipe.tableau import Tableau
 
@@ -20,18 +21,19 @@ STREAMS = {"train": 0, "validation": 1, "sample": 2, "reference": 3, "search": 4
 
 
 def draw(
-    denoiser: Callable, stream: str, seed: int, indices: range, conditional: bool = True
+    denoiser: Denoiser, stream: str, seed: int, indices: range, conditional: bool = True
 ) -> tuple[Tensor, Tensor | None]:
-    """x_T [n, *sample_shape], float32 of standard deviation sigma_T, and class labels [n] (None if not conditional).
+    """x_T [n, *sample_shape], float32 of standard deviation sigma_T, and conditions [n] (None if not conditional).
 
     Each row is a function of (seed, stream, index) alone: it does not depend on its neighbours, on the batch size or on
-    the device.
+    the device. Conditions are random, but a list of prompts is sampled from in order.
     """
     noises, labels = [], []
     for index in indices:
         rng = np.random.default_rng((seed, STREAMS[stream], index))
         noises.append(rng.standard_normal(denoiser.sample_shape))
-        labels.append(rng.integers(max(denoiser.num_classes, 1)))
+        in_turn = denoiser.in_order and stream in ("sample", "reference")
+        labels.append(index % denoiser.num_classes if in_turn else rng.integers(max(denoiser.num_classes, 1)))
     x_T = torch.tensor(np.stack(noises) * denoiser.noise_schedule.sigma_T, dtype=torch.float32)
     return x_T, torch.tensor(labels) if conditional and denoiser.num_classes else None
 
@@ -76,7 +78,7 @@ class Pairs:
 
 @torch.inference_mode()
 def solve(
-    denoiser: Callable,
+    denoiser: Denoiser,
     tableau: Tableau,
     stream: str,
     seed: int,
@@ -85,8 +87,11 @@ def solve(
     device: torch.device,
     scratch: Scratch,
     conditional: bool = True,
+    finish: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[dict]:
     """Shards of up to `batch_size` samples: x_T, x_0, condition (absent if None) on the CPU, and the seconds they took.
+
+    With `finish` a shard is only what that makes of x_0 (as `x_0`), and the seconds before it.
 
     A shard that `scratch` has is not made again.
     """
@@ -98,10 +103,20 @@ def solve(
             x_T, condition = draw(denoiser, stream, seed, indices, conditional)
             on_device = None if condition is None else condition.to(device)
             started = time.perf_counter()
-            x_0 = sample(denoiser, tableau, x_T.to(device), on_device).cpu()
-            shard = {"x_T": x_T, "x_0": x_0, "seconds": time.perf_counter() - started}
+            x_0 = sample(denoiser, tableau, x_T.to(device), on_device)
+            synchronize(device)
+            seconds = time.perf_counter() - started
+            if finish is not None:
+                return {"x_0": finish(x_0).cpu(), "seconds": seconds}
+            shard = {"x_T": x_T, "x_0": x_0.cpu(), "seconds": seconds}
             return shard if condition is None else shard | {"condition": condition}
 
         yield scratch.once(f"{stream}-{indices.start}-{indices.stop}", make)
         bar.update(len(indices))
     bar.close()
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done what it was told, so that a clock can be read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

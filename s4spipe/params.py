@@ -12,6 +12,8 @@ from s4spipe import classical, steps
 from s4spipe.distance import DISTANCES
 from s4spipe.errors import UserError, unknown
 from s4spipe.families import FAMILIES
+from s4spipe.features import FOR_DISTANCE, FOR_FID, MODES
+from s4spipe.models import KINDS, PRECISIONS
 from s4spipe.steps import SEARCHED
 
 
@@ -59,12 +61,27 @@ class Block(BaseModel):
 class Run(Block):
     device: str
     batch_size: Count
+    fit_batch_size: Count = 100
+    compile: bool = False
 
 
 class Model(Block):
+    kind: _one_of("kind of model", KINDS) = "digits"
     weights: str
-    condition: Literal["labels", "none"]
+    condition: Literal["labels", "prompts", "none"]
     guidance: NonNegative
+    precision: _one_of("precision", PRECISIONS) = "float32"
+    solvers: str = "solvers"
+    source: str | None = None
+    revision: str | None = None
+    size: Count | None = None
+    shape: list[Count] | None = None
+    scheduler: dict = {}
+
+
+class Perceptual(Block):
+    network: _one_of("perceptual network", FOR_DISTANCE)
+    weights: str
 
 
 class TrainDigits(Block):
@@ -146,6 +163,7 @@ class Sample(Block):
 
 
 class Reference(Block):
+    source: Literal["model", "real"] = "model"
     solver: Solver
     steps: Schedule
     nfe: Count
@@ -155,8 +173,12 @@ class Reference(Block):
 
 class Fid(Block):
     count: Count | Literal["all"]
+    network: _one_of("features network", FOR_FID) = "digits"
+    mode: _one_of("mode of FID", MODES) = "clean"
     features: str
+    real: str
     reference: str
+    clip: str | None = None
 
 
 class Report(Block):
@@ -168,6 +190,9 @@ class Params(Block):
     classical: Annotated[list[Solver], Field(min_length=1)]
     run: Run
     model: Model
+    fetch: list[str]
+    prompts: Annotated[list[str], Field(max_length=1)]
+    perceptual: Perceptual
     train_digits: TrainDigits
     train_features: TrainFeatures
     searched: list[_one_of("searched schedule", SEARCHED)]
@@ -189,6 +214,10 @@ class Params(Block):
         """The names of all learned solvers of this run."""
         return ["s4s", "s4s_alt", *self.learned]
 
+    def solver_path(self, solver: str, nfe: int | str) -> str:
+        """Where the tableau of a solver lies."""
+        return f"{self.model.solvers}/{solver}/{nfe}.json"
+
     def arm(self, name: str) -> Arm:
         """The settings of `arms.<name>`: those of s4s_alt, but for what the block says otherwise."""
         return Arm.model_validate(self.s4s_alt.model_dump() | self.arms.get(name, {}))
@@ -206,6 +235,7 @@ class Params(Block):
 
     def check(self) -> None:
         """The rules that join two keys."""
+        self._check_model()
         for name in self.learned:
             if name not in self.arms:
                 raise UserError(f"learned: {unknown('arm', name, self.arms)}")
@@ -252,6 +282,23 @@ class Params(Block):
                     f"{block}.validation_pairs: must be at most teacher.validation = {self.teacher.validation}, "
                     f"got {learn.validation_pairs}"
                 )
+
+    def _check_model(self) -> None:
+        model = self.model
+        if (model.condition == "prompts") != bool(self.prompts):
+            raise UserError("prompts: must name one file of prompts if model.condition is prompts, and none otherwise, "
+                            f"got {self.prompts}")  # fmt: skip
+        if model.condition == "prompts" and model.kind != "diffusers":
+            raise UserError(
+                f"model.condition: prompts are for text-to-image models of kind diffusers, not {model.kind}"
+            )
+        if self.fid.clip and not self.prompts:
+            raise UserError("fid.clip: a CLIP score needs prompts; set it to null")
+        if model.kind != "digits":
+            for solver in self.classical:
+                if self.classical_steps.get(solver) == "best":
+                    raise UserError(f"classical_steps.{solver}: which schedule is best is known of the embedded model "
+                                    "alone; name one")  # fmt: skip
 
 
 def load(path: str | Path = "params.yaml") -> Params:

@@ -1,5 +1,6 @@
 """The one sampling loop, for any tableau."""
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -27,6 +28,7 @@ def sample(
     Returns the samples, like `noise`. States are float64 (float32 where the device has no float64); the denoiser rounds
     its input to its network's precision itself. Gradients flow to whatever in tableau and noise requires them.
     """
+    belongs(denoiser, tableau)
     state = torch.float32 if noise.device.type == "mps" else torch.float64
     c, W, t_c = (table.to(noise.device, state) for table in (tableau.c, tableau.W, tableau.t_c))
     x_T, d = noise.to(state), []
@@ -45,3 +47,11 @@ def sample(
             repeated = condition.repeat(rows, *[1] * (condition.ndim - 1)) if torch.is_tensor(condition) else condition
             d.extend(denoiser(x, t, repeated).chunk(rows))
     return y(tableau.nfe).to(noise.dtype)
+
+
+def belongs(denoiser: Callable, tableau: Tableau) -> None:
+    """Warn of a solver that was learned for another model than this one."""
+    learned, given = tableau.meta.get("model"), getattr(denoiser, "identity", None)
+    if learned and given and learned["fingerprint"] != given["fingerprint"]:
+        names = [f"{model['source']} ({model['fingerprint']})" for model in (learned, given)]
+        warnings.warn(f"solver {tableau.name} was learned for {names[0]}, and runs on {names[1]}", stacklevel=3)

@@ -8,23 +8,16 @@ pipe(..., num_inference_steps=8)
 from pathlib import Path
 
 import torch
-from diffusers import ConfigMixin, DDPMScheduler, SchedulerMixin
+from diffusers import ConfigMixin, SchedulerMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
 from s4spipe import classical, noise, steps
 from s4spipe.errors import UserError, unknown
-from s4spipe.noise import Flow, NoiseSchedule, VPDiscrete
+from s4spipe.models.prediction import X0, is_flow, noise_schedule
+from s4spipe.noise import Flow, VPDiscrete
 from s4spipe.tableau import Tableau
-
-# The x0 prediction out of a network's output at the state y = alpha x_0 + sigma eps.
-X0 = {
-    "epsilon": lambda y, out, alpha, sigma: (y - sigma * out) / alpha,
-    "sample": lambda y, out, alpha, sigma: out,
-    "v_prediction": lambda y, out, alpha, sigma: alpha * y - sigma * out,
-    "flow_prediction": lambda y, out, alpha, sigma: y - sigma * out,
-}
 
 
 class S4SScheduler(SchedulerMixin, ConfigMixin):
@@ -85,14 +78,14 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
                 return cls.from_pretrained(solver)
             solver = Tableau.load(solver)
         config = dict(config or {})
-        is_flow = isinstance(solver.noise, Flow)
+        for_flow = isinstance(solver.noise, Flow)
         # By keyword alone does diffusers know a value from a default that it may forget.
-        options = {"tableau": solver.to_dict(), "prediction_type": "flow_prediction" if is_flow else "epsilon"}
+        options = {"tableau": solver.to_dict(), "prediction_type": "flow_prediction" if for_flow else "epsilon"}
         if not config:
             return cls(**options)
-        if _is_flow(config) != is_flow:
+        if is_flow(config) != for_flow:
             raise UserError(f"solver {solver.name} is for {_name(solver)} noise, the pipeline's model for "
-                            f"{'flow' if _is_flow(config) else 'vp_discrete'}")  # fmt: skip
+                            f"{'flow' if is_flow(config) else 'vp_discrete'}")  # fmt: skip
         if isinstance(solver.noise, VPDiscrete):
             theirs, ours = (torch.tensor(n.alphas_cumprod) for n in (noise_schedule(config), solver.noise))
             if len(theirs) != len(ours) or not torch.allclose(theirs, ours, rtol=1e-4, atol=1e-7):
@@ -187,26 +180,5 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         return self.config.num_train_timesteps
 
 
-def noise_schedule(config: dict) -> NoiseSchedule:
-    """The noise that a pipeline's model was trained with, by its scheduler's config."""
-    if "tableau" in config:
-        return noise.from_description(config["tableau"]["noise"])
-    if _is_flow(config):
-        return Flow()
-    known = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
-    own = DDPMScheduler(**{key: config[key] for key in known if key in config})
-    if own.config.trained_betas is None and own.config.beta_schedule in noise.BETAS:  # float64, where the rule is known
-        first, last = own.config.beta_start, own.config.beta_end
-        return VPDiscrete(noise.alphas_cumprod(own.config.beta_schedule, first, last, own.config.num_train_timesteps))
-    return VPDiscrete(tuple((1 - own.betas.double()).cumprod(0).tolist()))
-
-
 def _name(table: Tableau) -> str:
     return noise.describe(table.noise)["name"]
-
-
-def _is_flow(config: dict) -> bool:
-    """Whether a scheduler's config is that of a flow model."""
-    if "tableau" in config:
-        return isinstance(noise_schedule(config), Flow)
-    return "beta_schedule" not in config or bool(config.get("use_flow_sigmas"))

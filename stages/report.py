@@ -16,13 +16,19 @@ from s4spipe.tableau import Tableau
 def main(params: Params) -> None:
     learned = params.learned_solvers
     cells = {"teacher": [params.teacher.nfe], **dict.fromkeys((*params.classical, *learned), params.nfe)}
-    metrics = {solver: {f"nfe{nfe}": cell(solver, nfe) for nfe in nfes} for solver, nfes in cells.items()}
+    metrics = {solver: {f"nfe{nfe}": cell(params, solver, nfe) for nfe in nfes} for solver, nfes in cells.items()}
     results, plots = Path("results"), Path("results/figures")
     for stale in plots.glob("*.png"):
         stale.unlink()
     figures.fid_against_nfe(metrics, learned, plots / "fid.png")
     for nfe in params.nfe:
-        fits = {solver: (Tableau.load(f"solvers/{solver}/{nfe}.json"), history(solver, nfe)) for solver in learned}
+        fits = {
+            solver: (
+                Tableau.load(params.solver_path(solver, nfe)),
+                read_json(params.solver_path(solver, f"{nfe}.history")),
+            )
+            for solver in learned
+        }
         figures.losses({solver: losses for solver, (_, losses) in fits.items()}, plots / f"loss-{nfe}.png")
         matrices = {
             s: (np.array(t.meta["b_start"]), np.array(t.meta["b"])) for s, (t, _) in fits.items() if "b" in t.meta
@@ -42,15 +48,11 @@ def main(params: Params) -> None:
     click.echo(table)
 
 
-def cell(solver: str, nfe: int) -> dict:
-    steps = Tableau.load(f"solvers/{solver}/{nfe}.json").meta["steps"]
+def cell(params: Params, solver: str, nfe: int) -> dict:
+    steps = Tableau.load(params.solver_path(solver, nfe)).meta["steps"]
     about = read_json(f"samples/{solver}-{nfe}.json")
-    cost = {key: about[key] for key in ("nfe", "depth", "seconds_per_sample")}
+    cost = {key: about[key] for key in ("nfe", "depth", "network_calls", "seconds_per_sample")}
     return read_json(f"evaluations/{solver}-{nfe}.json") | cost | {"steps": steps}
-
-
-def history(solver: str, nfe: int) -> list[dict]:
-    return read_json(f"solvers/{solver}/{nfe}.history.json")
 
 
 def images(solver: str, nfe: int, count: int) -> np.ndarray:

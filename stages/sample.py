@@ -4,7 +4,7 @@ import click
 import torch
 
 from s4spipe import images, models, stage
-from s4spipe.files import Scratch, fingerprint, write_array, write_json
+from s4spipe.files import Scratch, fingerprint, write_arrays, write_json
 from s4spipe.pairs import solve
 from s4spipe.params import Params, device
 from s4spipe.tableau import Tableau
@@ -15,16 +15,37 @@ from s4spipe.tableau import Tableau
 @click.argument("nfe", type=int)
 def main(params: Params, solver: str, nfe: int) -> None:
     settings, model, on = params.sample, params.model.model_dump(), device(params.run.device)
-    path = f"solvers/{solver}/{nfe}.json"
-    denoiser, tableau = models.load(model, on), Tableau.load(path)
+    path = params.solver_path(solver, nfe)
+    denoiser, tableau = models.load(model, on, compiled=params.run.compile), Tableau.load(path)
     scratch = Scratch(fingerprint("sample", model, settings.model_dump(), files=(params.model.weights, path)))
-    labelled = params.model.condition == "labels"
-    shards = list(
-        solve(denoiser, tableau, "sample", settings.seed, settings.count, params.run.batch_size, on, scratch, labelled)
+    shards = solve(
+        denoiser,
+        tableau,
+        "sample",
+        settings.seed,
+        settings.count,
+        params.run.batch_size,
+        on,
+        scratch,
+        params.model.condition != "none",
+        finish=lambda x_0: torch.from_numpy(images.to_uint8(denoiser.decode(x_0))),
     )
-    write_array(f"samples/{solver}-{nfe}.npy", images.to_uint8(torch.cat([shard["x_0"] for shard in shards])))
-    seconds = sum(shard["seconds"] for shard in shards) / settings.count
-    about = {"nfe": tableau.nfe, "depth": tableau.depth, "seconds_per_sample": round(seconds, 7), "device": str(on)}
+    seconds = 0.0
+
+    def arrays():
+        nonlocal seconds
+        for shard in shards:
+            seconds += shard["seconds"]
+            yield shard["x_0"].numpy()
+
+    write_arrays(f"samples/{solver}-{nfe}.npy", arrays(), settings.count)
+    about = {
+        "nfe": tableau.nfe,
+        "depth": tableau.depth,
+        "network_calls": tableau.nfe * denoiser.network_calls,
+        "seconds_per_sample": round(seconds / settings.count, 7),
+        "device": str(on),
+    }
     write_json(f"samples/{solver}-{nfe}.json", about)
     scratch.clear()
 

@@ -28,7 +28,7 @@ def main(params: Params, method: str) -> None:
 
 def gits(params: Params, scratch: Scratch) -> dict[int, torch.Tensor]:
     settings, on = params.gits, device(params.run.device)
-    denoiser = models.load(params.model.model_dump(), on)
+    denoiser = models.load(params.model.model_dump(), on, compiled=params.run.compile)
     t = steps.build("edm", denoiser.noise_schedule, settings.grid)
     total = torch.zeros(len(t), len(t), dtype=torch.float64)
     for start in tqdm(range(0, settings.noises, BATCH), "gits", unit="batch", disable=None):
@@ -36,7 +36,7 @@ def gits(params: Params, scratch: Scratch) -> dict[int, torch.Tensor]:
 
         @torch.inference_mode()
         def costs(indices: range = indices) -> dict:
-            x_T, condition = draw(denoiser, "search", settings.seed, indices, params.model.condition == "labels")
+            x_T, condition = draw(denoiser, "search", settings.seed, indices, params.model.condition != "none")
             condition = None if condition is None else condition.to(on)
             return {"costs": search.jump_costs(denoiser, x_T.to(on), condition, settings.solver, t)}
 

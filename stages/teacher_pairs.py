@@ -10,12 +10,12 @@ from s4spipe.tableau import Tableau
 @stage.command
 def main(params: Params) -> None:
     teacher, model, on = params.teacher, params.model.model_dump(), device(params.run.device)
-    solver = f"solvers/teacher/{teacher.nfe}.json"
-    denoiser, tableau = models.load(model, on), Tableau.load(solver)
+    solver = params.solver_path("teacher", teacher.nfe)
+    denoiser, tableau = models.load(model, on, compiled=params.run.compile), Tableau.load(solver)
     scratch = Scratch(fingerprint("pairs", model, teacher.seed, files=(params.model.weights, solver)))
     for stream, count in {"train": teacher.train, "validation": teacher.validation}.items():
         shards = solve(denoiser, tableau, stream, teacher.seed, count, params.run.batch_size, on, scratch,
-                       conditional=params.model.condition == "labels")  # fmt: skip
+                       conditional=params.model.condition != "none")  # fmt: skip
         Pairs.of(shards).save(f"pairs/{stream}.safetensors")
     scratch.clear()
 

@@ -10,7 +10,7 @@ from s4spipe.params import Params, device
 def main(params: Params) -> None:
     settings = params.train_digits.model_dump()
     scratch = Scratch(fingerprint("train_digits", settings))
-    digits.train(params.model.weights, settings, device(params.run.device), scratch)
+    digits.train(digits.WEIGHTS, settings, device(params.run.device), scratch)
     scratch.clear()
 
 

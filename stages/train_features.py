@@ -3,8 +3,8 @@
 import click
 
 from s4spipe import stage
+from s4spipe.features import training
 from s4spipe.files import Scratch, fingerprint
-from s4spipe.models import features
 from s4spipe.params import Params, device
 
 
@@ -12,7 +12,7 @@ from s4spipe.params import Params, device
 def main(params: Params) -> None:
     settings = params.train_features.model_dump()
     scratch = Scratch(fingerprint("train_features", settings))
-    accuracy = features.train(params.fid.features, settings, device(params.run.device), scratch)
+    accuracy = training.train(training.WEIGHTS, settings, device(params.run.device), scratch)
     scratch.clear()
     click.echo(f"accuracy on held-out digits: {accuracy:.1%}")
 

@@ -2,18 +2,17 @@ import numpy as np
 import pytest
 import torch
 
-from s4spipe import distance, fid
+from s4spipe import distance, features, fid
 from s4spipe.errors import UserError
 from s4spipe.images import to_uint8
 from s4spipe.models import digits
-from s4spipe.models.features import DigitFeatures
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def net():
-    return DigitFeatures.load("models/features.safetensors", CPU)
+    return features.load("digits", "models/features.safetensors", CPU)
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +60,14 @@ def test_known_distances():
     assert fid.frechet_distance(mean, cov, mean, 4 * cov) == pytest.approx(1 + 4 + 9)  # sum of (2 sd - sd)^2
 
 
-def test_fewer_samples_than_dimensions_are_refused():
-    with pytest.raises(UserError, match=r"more samples than feature dimensions \(64\), got 64"):
-        fid.statistics(np.zeros((64, 64)))
+def test_fewer_samples_than_dimensions_are_told(capsys):
+    x = np.random.default_rng(0).standard_normal((65, 64))
+    fid.statistics(x)
+    assert capsys.readouterr().err == ""
+    fid.statistics(x[:64])
+    assert "FID of 64 samples in 64 dimensions means little" in capsys.readouterr().err
+    with pytest.raises(UserError, match="more than 1 samples"):
+        fid.statistics(x[:1])
 
 
 @pytest.mark.parametrize("name", distance.DISTANCES)

@@ -10,10 +10,11 @@ pytestmark = pytest.mark.slow
 
 # Every stage, where it can be killed: its module and arguments, its outs, and what makes it short.
 STAGES = {
-    "train_digits": (["train_digits"], ["tiny/model.safetensors"],
-                     {"model": {"weights": "tiny/model.safetensors"}, "train_digits": {"steps": 20, "batch_size": 16}}),
-    "train_features": (["train_features"], ["tiny/features.safetensors"],
-                       {"fid": {"features": "tiny/features.safetensors"}, "train_features": {"epochs": 3}}),
+    "train_digits": (["train_digits"], ["models/digits.safetensors"],
+                     {"train_digits": {"steps": 20, "batch_size": 16}}),
+    "train_features": (["train_features"], ["models/features.safetensors"], {"train_features": {"epochs": 3}}),
+    "digits_images": (["digits_images"], ["models/digits.npy"], {}),
+    "real": (["real"], ["statistics/real.safetensors"], {}),
     "reference": (["reference"], ["tiny/reference.safetensors"],
                   {"fid": {"reference": "tiny/reference.safetensors"}, "reference": {"count": 70}}),
     "teacher": (["classical", "teacher", "6", "solvers/teacher/6.json"], ["solvers/teacher/6.json"], {}),
@@ -39,6 +40,7 @@ def test_killed_anywhere_and_run_again_a_stage_ends_the_same(command, outs, shor
     """Files change by renames alone, so dying before each of some renames covers every moment between them."""
     edited(**short)
     outs = [project / out for out in outs]
+    before = {out: out.read_bytes() for out in outs if out.exists()}
 
     def start(die_before=None):
         for out in outs:
@@ -61,3 +63,5 @@ def test_killed_anywhere_and_run_again_a_stage_ends_the_same(command, outs, shor
         assert not any((project / ".s4spipe").iterdir())
     for out in outs:
         assert not list(out.parent.glob(".*.tmp*"))
+    for out, content in before.items():
+        out.write_bytes(content)

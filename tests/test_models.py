@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from s4spipe import classical, files, models, steps
+from s4spipe import classical, features, files, models, steps
 from s4spipe.errors import UserError
 from s4spipe.files import Scratch
-from s4spipe.models import digits, features
+from s4spipe.images import to_255
+from s4spipe.models import digits
 from s4spipe.pairs import Pairs, draw, solve
 
 WEIGHTS = "models/digits.safetensors"
@@ -135,12 +136,12 @@ def test_a_broken_model_file_is_told(change, says, tmp_path):
 
 
 def test_the_features_tell_digits_apart():
-    net = features.DigitFeatures.load("models/features.safetensors", CPU)
+    net = features.load("digits", "models/features.safetensors", CPU)
     images, labels = digits.images()
-    logits = net.head(net(features.to_255(images)))
+    logits = net.head(net(to_255(images)))
     assert (logits.argmax(1) == labels).float().mean() > 0.97
 
 
 def test_features_of_another_network_are_refused():
     with pytest.raises(UserError, match="not the weights of the digits' features network"):
-        features.DigitFeatures.load(WEIGHTS, CPU)
+        features.load("digits", WEIGHTS, CPU)

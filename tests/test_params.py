@@ -36,7 +36,7 @@ MISTAKES = {
                   (["ddim", "ddim"], "every entry must stand once")],
     "classical_steps.ddim": [("emd", r"unknown schedule 'emd': did you mean 'edm'\? known are best, dmn, edm")],
     "run.batch_size": [(0, "greater than or equal to 1"), (2.5, "run.batch_size: must be an integer")],
-    "model.condition": [("label", "model.condition: must be 'labels' or 'none', got 'label'")],
+    "model.condition": [("label", "model.condition: must be 'labels', 'prompts' or 'none', got 'label'")],
     "model.guidance": [("high", "model.guidance: must be a number, got 'high'"), (-1, "greater than or equal to 0")],
     "teacher.solver": [("unipc", "unknown classical solver 'unipc'"), ("ddim_2", "ddim has order 1, got 2 in 'ddim_2'"),
                        ("ipndm_7", "ipndm has order 1 or 2 or 3 or 4, got 7 in 'ipndm_7'")],

@@ -1,6 +1,7 @@
 """S4SScheduler inside diffusers' pipelines with small random networks, against their schedulers and our own loop."""
 
 import dataclasses
+from pipes import SCALED, classes, flow, flux, guided, unconditional
 
 import diffusers
 import numpy as np
@@ -18,77 +19,6 @@ from s4spipe.tableau import Tableau
 SD = NOISES["vp_discrete"]
 LINEAR = VPDiscrete(noise.alphas_cumprod("linear", 1e-4, 0.02, 1000))
 FLOW = Flow(t_min=1e-6, T=1 - 1e-6)  # diffusers goes from 1 to 0
-SCALED = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-
-
-def autoencoder(latent_channels=4):
-    return diffusers.AutoencoderKL(
-        block_out_channels=(8,), latent_channels=latent_channels, norm_num_groups=4, layers_per_block=1,
-        shift_factor=0.1, down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",),
-    )  # fmt: skip
-
-
-def unconditional():
-    unet = diffusers.UNet2DModel(
-        sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, attention_head_dim=4,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
-    return diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler()), {"batch_size": 2}
-
-
-def guided(prediction_type="epsilon"):
-    """Stable Diffusion with embeddings of prompts instead of a text encoder."""
-    unet = diffusers.UNet2DConditionModel(
-        sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, attention_head_dim=2,
-        cross_attention_dim=12, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )  # fmt: skip
-    scheduler = diffusers.DDIMScheduler(**SCALED, prediction_type=prediction_type, clip_sample=False, steps_offset=1)
-    pipe = diffusers.StableDiffusionPipeline(
-        vae=autoencoder(), text_encoder=None, tokenizer=None, unet=unet, scheduler=scheduler, safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
-    embeddings = torch.randn(2, 2, 5, 12)
-    return pipe, {"prompt_embeds": embeddings[0], "negative_prompt_embeds": embeddings[1], "guidance_scale": 3.0,
-                  "height": 8, "width": 8}  # fmt: skip
-
-
-def classes():
-    transformer = diffusers.DiTTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=4, in_channels=4, out_channels=8, num_layers=1, sample_size=4,
-        num_embeds_ada_norm=1000, norm_elementwise_affine=False,
-    )  # fmt: skip
-    scheduler = diffusers.DDIMScheduler(clip_sample=False, steps_offset=1)
-    return diffusers.DiTPipeline(transformer, autoencoder(), scheduler), {"class_labels": [1, 7], "guidance_scale": 2.0}
-
-
-def flow():
-    """Stable Diffusion 3, without its text encoders."""
-    transformer = diffusers.SD3Transformer2DModel(
-        sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=1, attention_head_dim=4,
-        num_attention_heads=2, caption_projection_dim=8, joint_attention_dim=12, pooled_projection_dim=6,
-    )  # fmt: skip
-    pipe = diffusers.StableDiffusion3Pipeline(
-        transformer=transformer, scheduler=diffusers.FlowMatchEulerDiscreteScheduler(), vae=autoencoder(),
-        text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None, text_encoder_3=None, tokenizer_3=None,
-    )  # fmt: skip
-    embeddings, pooled = torch.randn(2, 2, 5, 12), torch.randn(2, 2, 6)
-    return pipe, {"prompt_embeds": embeddings[0], "negative_prompt_embeds": embeddings[1], "guidance_scale": 3.0,
-                  "pooled_prompt_embeds": pooled[0], "negative_pooled_prompt_embeds": pooled[1],
-                  "height": 8, "width": 8}  # fmt: skip
-
-
-def flux():
-    transformer = diffusers.FluxTransformer2DModel(
-        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=12, pooled_projection_dim=6, axes_dims_rope=(4, 4, 8), guidance_embeds=False,
-    )  # fmt: skip
-    pipe = diffusers.FluxPipeline(
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(), vae=autoencoder(), text_encoder=None, tokenizer=None,
-        text_encoder_2=None, tokenizer_2=None, transformer=transformer,
-    )  # fmt: skip
-    return pipe, {"prompt_embeds": torch.randn(2, 5, 12), "pooled_prompt_embeds": torch.randn(2, 6), "height": 8,
-                  "width": 8, "guidance_scale": 1.0}  # fmt: skip
 
 
 def build(make, *options):

@@ -54,6 +54,7 @@ def fit(
     distance: Callable[[Tensor, Tensor], Tensor],
     *,
     batch_size: int,
+    at_once: int = 2**31,
     learning_rate: float,
     radius: float,
     seed: int,
@@ -68,7 +69,7 @@ def fit(
     parameters and then its own x'_T, by projected gradient descent; a move is kept where it lowers the pair's loss, and
     the moves' rate is halved after an epoch that kept none (the practice of LD3, Tong et al. 2024, arXiv 2405.15506).
     Validation runs from the unmoved x_T, as sampling does. The backward pass re-computes each network call, so memory
-    does not grow with NFE times the activations.
+    does not grow with NFE times the activations; of a minibatch, `at_once` pairs are on their way at a time.
 
     Progress is saved to `scratch` after every epoch.
     """
@@ -85,7 +86,7 @@ def fit(
 
     @torch.no_grad()
     def validate() -> float:
-        batches = torch.arange(len(validation), device=validation.x_T.device).split(200)
+        batches = torch.arange(len(validation), device=validation.x_T.device).split(min(at_once, 200))
         return torch.cat([losses(validation, i, validation.x_T[i], denoiser) for i in batches]).mean().item()
 
     def clone() -> dict[str, Tensor]:
@@ -110,9 +111,12 @@ def fit(
         epoch_losses, moves = [], 0
         for index in order.to(moved.device).split(batch_size):
             x_T = moved[index].requires_grad_(limit > 0)
-            loss = losses(training, index, x_T, recomputed(denoiser))
             optimizer.zero_grad()
-            loss.sum().backward()
+            parts = []
+            for some, start in zip(index.split(at_once), x_T.split(at_once), strict=True):
+                parts.append(losses(training, some, start, recomputed(denoiser)))
+                parts[-1].sum().backward()
+            loss = torch.cat(parts).detach()
             for p in parameters.values():
                 if p.grad is not None:
                     p.grad /= len(index)
@@ -123,10 +127,11 @@ def fit(
                 step = state["rate"] * unit**2 * x_T.grad
                 proposal = relaxed.project(x_T.detach() - step, training.x_T[index], limit)
                 with torch.no_grad():
-                    better = losses(training, index, proposal, denoiser) < loss.detach()
+                    some = zip(index.split(at_once), proposal.split(at_once), strict=True)
+                    better = torch.cat([losses(training, i, x, denoiser) for i, x in some]) < loss
                 moved[index[better]] = proposal[better]
                 moves += int(better.sum())
-            epoch_losses.append(loss.detach())
+            epoch_losses.append(loss)
         if moves == 0:
             state["rate"] /= 2
         row = {

@@ -1,10 +1,9 @@
 """One learned solver from the pipeline's parameters and pairs: the body of every stage that learns."""
 
-from s4spipe import distance, models
+from s4spipe import distance, features, models
 from s4spipe.distill.fit import COEFFICIENTS, TIMES, Phase, fit, s4s, s4s_alt
 from s4spipe.families import FAMILIES, Times
 from s4spipe.files import Scratch, fingerprint, write_json
-from s4spipe.models.features import DigitFeatures
 from s4spipe.pairs import Pairs
 from s4spipe.params import S4S, Arm, Params, device
 from s4spipe.tableau import Tableau
@@ -23,15 +22,16 @@ def phases(settings: S4S | Arm) -> list[Phase]:
 
 
 def solver(name: str, nfe: int, settings: S4S | Arm, params: Params) -> None:
-    """Learn the solver that `settings` describe, from the steps of solvers/<name>/<nfe>.start.json; write
-    solvers/<name>/<nfe>.json and its losses beside it."""
+    """Learn the solver that `settings` describe, from the steps of <name>/<nfe>.start.json in the folder of solvers;
+    write <name>/<nfe>.json and its losses beside it."""
     on = device(params.run.device)
-    denoiser = models.load(params.model.model_dump(), on)
+    denoiser = models.load(params.model.model_dump(), on, compiled=params.run.compile)
     training = Pairs.load(PAIRS[0], on, settings.pairs)
     validation = Pairs.load(PAIRS[1], on, settings.validation_pairs)
-    net = DigitFeatures.load(params.fid.features, on) if settings.distance == "perceptual" else None
+    seeing = params.perceptual if settings.distance == "perceptual" else None
+    net = features.load(seeing.network, seeing.weights, on) if seeing else None
 
-    start = f"solvers/{name}/{nfe}.start.json"
+    start = params.solver_path(name, f"{nfe}.start")
     noise, t = denoiser.noise_schedule, Tableau.load(start).t
     plan = phases(settings)
     times = Times(noise, t, settings.decoupling) if any(TIMES in phase.learns for phase in plan) else None
@@ -39,7 +39,7 @@ def solver(name: str, nfe: int, settings: S4S | Arm, params: Params) -> None:
     # It stays on the CPU: a few dozen numbers.
     student = FAMILIES[family](settings.init, noise, t, nfe, settings.order, times, consistent)
     about = settings.model_dump()
-    files = (params.model.weights, start, *PAIRS, *([params.fid.features] if net else []))
+    files = (params.model.weights, start, *PAIRS, *([seeing.weights] if seeing else []))
     scratch = Scratch(fingerprint(name, nfe, about, params.model.model_dump(), files=files))
     history = fit(
         student,
@@ -47,15 +47,16 @@ def solver(name: str, nfe: int, settings: S4S | Arm, params: Params) -> None:
         denoiser,
         training,
         validation,
-        distance.build(settings.distance, net),
+        distance.build(settings.distance, net, denoiser.decode),
         batch_size=settings.batch_size,
+        at_once=params.run.fit_batch_size,
         learning_rate=settings.learning_rate,
         radius=settings.radius,
         seed=settings.seed,
         scratch=scratch,
         description=f"{name} {nfe} NFE",
     )
-    write_json(f"solvers/{name}/{nfe}.history.json", history)
-    meta = {"family": family, "steps": settings.steps, "params": about, **student.table()}
-    student(name, meta).save(f"solvers/{name}/{nfe}.json")
+    write_json(params.solver_path(name, f"{nfe}.history"), history)
+    meta = {"family": family, "steps": settings.steps, "model": denoiser.identity, "params": about, **student.table()}
+    student(name, meta).save(params.solver_path(name, nfe))
     scratch.clear()

@@ -1,35 +1,62 @@
 """From a pre-trained model to one callable: (x, t, condition) -> x0 prediction."""
 
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
 import torch
 
-from s4spipe.errors import UserError
-from s4spipe.files import read_tensors
-from s4spipe.models.edm import EDMDenoiser
+from s4spipe.errors import unknown
+from s4spipe.files import read_json, signature
+from s4spipe.models.denoiser import Denoiser
 from s4spipe.noise import NoiseSchedule
 
+# A package here for each, with `load(params)` and `noise_schedule(params)`.
+KINDS = ("callable", "diffusers", "digits", "edm")
+ORIGIN = "s4spipe.json"  # in a downloaded model's folder: where it came from
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-def noise_schedule(model_params: dict) -> NoiseSchedule:
-    """The noise schedule of the model that `model_params` names, without loading its network."""
-    return EDMDenoiser.noise_schedule
+
+def noise_schedule(params: dict) -> NoiseSchedule:
+    """The noise schedule of the model that `params` names, if possible without loading its network."""
+    return _kind(params).noise_schedule(params)
 
 
-def load(model_params: dict, device: torch.device | str = "cpu") -> EDMDenoiser:
-    """The denoiser that `model_params` (the block `model` of params.yaml) names, frozen, on `device`.
+def load(params: dict, device: torch.device | str = "cpu", *, compiled: bool = False) -> Denoiser:
+    """The denoiser that `params` (the block `model` of params.yaml) names, frozen, on `device`.
 
-    It is called as (x, t, condition) and has `noise_schedule`, `sample_shape` and `num_classes`. Raises UserError for a
-    file that is missing, truncated or holds another network.
+    Without a GPU, half precision and compilation are left out, with a message on stderr. Raises UserError for a file
+    that is missing, truncated or holds something else.
     """
-    from diffusers import UNet2DModel  # seconds to import, which only those who need a network should wait
-
-    path = model_params["weights"]
-    tensors, about = read_tensors(path)
-    try:
-        net = UNet2DModel(**about["unet"])
-        net.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise UserError(f"{path}: does not hold a U-Net that s4spipe trained ({str(error).splitlines()[0]})") from None
-    config = net.config
-    shape = (config.in_channels, config.sample_size, config.sample_size)
-    guidance = model_params.get("guidance", 1.0)
-    denoiser = EDMDenoiser(net, about["sigma_data"], shape, (config.num_class_embeds or 1) - 1, guidance)
+    denoiser = _kind(params).load(params)
+    denoiser.guide(params.get("guidance", 1.0))
+    denoiser.identity = identity(params)
+    name = params.get("precision", "float32")
+    if name not in PRECISIONS:
+        raise unknown("precision", name, PRECISIONS)
+    if torch.device(device).type == "cpu":
+        for asked, what in ((name != "float32", f"model.precision: {name}"), (compiled, "run.compile: true")):
+            if asked:
+                print(f"{what} needs a GPU; this is a CPU, so the network runs in float32, uncompiled", file=sys.stderr)
+    else:
+        denoiser.set_precision(PRECISIONS[name])
+        if compiled:
+            denoiser.net = torch.compile(denoiser.net)
     return denoiser.to(device).eval().requires_grad_(False)
+
+
+def identity(params: dict) -> dict:
+    """Which model `params` name, as short JSON-ready data: kind, source (commit, if from a hub), fingerprint."""
+    weights = Path(params["weights"])
+    origin = {"source": params.get("source") or weights.name}
+    if (weights / ORIGIN).exists():
+        origin = read_json(weights / ORIGIN)
+    return {"kind": params.get("kind", "digits"), **origin, "fingerprint": signature(weights)}
+
+
+def _kind(params: dict) -> ModuleType:
+    kind = params.get("kind", "digits")
+    if kind not in KINDS:
+        raise unknown("kind of model", kind, KINDS)
+    return import_module(f"{__name__}.{kind}")

@@ -9,14 +9,16 @@ Metrics = dict[
 
 
 def to_csv(metrics: Metrics) -> str:
-    """One row per solver and NFE; `depth` is how many network calls wait for one another."""
+    """One row per solver and NFE. `network_calls` is how many a sample needs (under guidance two for an evaluation),
+    `depth` how many evaluations wait for one another. What was not measured is left empty."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    columns = ["depth", "fid", "fid_real", "teacher_distance", "seconds_per_sample"]
+    columns = ["network_calls", "depth", "fid", "fid_real", "kid", "precision", "recall", "clip_score"]
+    columns += ["teacher_distance", "seconds_per_sample"]
     writer.writerow(["solver", "nfe", "steps", *columns])
     for solver, cells in metrics.items():
         for nfe, cell in cells.items():
-            writer.writerow([solver, nfe.removeprefix("nfe"), cell["steps"], *(cell[c] for c in columns)])
+            writer.writerow([solver, nfe.removeprefix("nfe"), cell["steps"], *(cell.get(c, "") for c in columns)])
     return out.getvalue()
 
 

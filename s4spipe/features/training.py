@@ -1,57 +1,15 @@
-"""The features network of the embedded default: what Inception is to photographs, for 8x8 digits."""
+"""Training the features network of the embedded default."""
 
 import torch
-from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from s4spipe.errors import UserError
-from s4spipe.files import Scratch, read_tensors, write_tensors
+from s4spipe.features.digits import DigitFeatures
+from s4spipe.files import Scratch, write_tensors
 from s4spipe.images import to_255
 from s4spipe.models import digits
 
-
-class DigitFeatures(nn.Module):
-    """A classifier of digits whose last hidden layer serves FID and whose layers serve the perceptual distance.
-
-    Images go in as clean-fid gives them: float32 [B, 1, 8, 8] in [0, 255].
-    """
-
-    dimension = 64
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.ModuleList(
-            [
-                nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), nn.SiLU()),
-                nn.Sequential(nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.SiLU()),
-                nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.SiLU()),
-            ]
-        )
-        self.last = nn.Sequential(nn.Flatten(), nn.Linear(64 * 4 * 4, self.dimension), nn.SiLU())
-        self.head = nn.Linear(self.dimension, 10)
-
-    def maps(self, images: Tensor) -> list[Tensor]:
-        """The activations of every layer, each [B, channels, height, width]."""
-        x, maps = images / 127.5 - 1, []
-        for layer in self.layers:
-            maps.append(x := layer(x))
-        return maps
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Features [B, 64]."""
-        return self.last(self.maps(images)[-1])
-
-    @classmethod
-    def load(cls, path: str, device: torch.device) -> "DigitFeatures":
-        """Raises UserError for a file that is missing, truncated or of another network."""
-        net = cls()
-        tensors, _ = read_tensors(path)
-        try:
-            net.load_state_dict(tensors)
-        except RuntimeError:
-            raise UserError(f"{path}: not the weights of the digits' features network") from None
-        return net.to(device).eval().requires_grad_(False)
+WEIGHTS = "models/features.safetensors"  # where the pipeline puts them
 
 
 def train(path: str, params: dict, device: torch.device, scratch: Scratch) -> float:

@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from s4spipe.files import Scratch, write_tensors
-from s4spipe.models.edm import EDMDenoiser
+from s4spipe.errors import UserError
+from s4spipe.files import Scratch, read_tensors, write_tensors
+from s4spipe.models.digits.denoiser import EDMDenoiser
+from s4spipe.noise import NoiseSchedule
 
+WEIGHTS, IMAGES = "models/digits.safetensors", "models/digits.npy"  # where the pipeline puts them
 SIGMA_DATA = 0.75  # standard deviation of the pixels in [-1, 1]
 UNET = {
     "sample_size": 8,
@@ -28,6 +31,27 @@ UNET = {
 }
 
 
+def noise_schedule(params: dict) -> NoiseSchedule:
+    """That of the model, whatever its weights."""
+    return EDMDenoiser.noise_schedule
+
+
+def load(params: dict) -> EDMDenoiser:
+    """The denoiser out of params["weights"]. Raises UserError for a file that is broken or holds another network."""
+    from diffusers import UNet2DModel  # seconds to import, which only those who need a network should wait
+
+    path = params["weights"]
+    tensors, about = read_tensors(path)
+    try:
+        net = UNet2DModel(**about["unet"])
+        net.load_state_dict(tensors)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"{path}: does not hold a U-Net that s4spipe trained ({str(error).splitlines()[0]})") from None
+    config = net.config
+    shape = (config.in_channels, config.sample_size, config.sample_size)
+    return EDMDenoiser(net, about["sigma_data"], shape, (config.num_class_embeds or 1) - 1)
+
+
 def images() -> tuple[torch.Tensor, torch.Tensor]:
     """All images, float32 [1797, 1, 8, 8] in [-1, 1], and their labels, int64 [1797]."""
     from sklearn.datasets import load_digits  # a second to import, which only those who need images should wait
@@ -41,9 +65,7 @@ def train(path: str, params: dict, device: torch.device, scratch: Scratch) -> No
 
     params: steps, batch_size, learning_rate, ema, label_dropout, seed.
     """
-    from diffusers import (
-        UNet2DModel,
-    )  # takes seconds to import, which callers that only want the images should not wait
+    from diffusers import UNet2DModel
 
     steps, batch = params["steps"], params["batch_size"]
     x0, labels = (tensor.to(device) for tensor in images())
@@ -70,7 +92,7 @@ def train(path: str, params: dict, device: torch.device, scratch: Scratch) -> No
         noise = torch.tensor(rng.standard_normal((batch, 1, 8, 8)), device=device)
 
         noisy = x0[pick] + sigma[:, None, None, None] * noise
-        prediction = denoiser(noisy, sigma, torch.where(dropped, denoiser.no_label, labels[pick]))
+        prediction = denoiser(noisy, sigma, torch.where(dropped, denoiser.nothing, labels[pick]))
         weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
         loss = (weight[:, None, None, None] * (prediction - x0[pick]) ** 2).mean()
         optimizer.zero_grad()

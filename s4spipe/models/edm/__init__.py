@@ -12,13 +12,14 @@ from collections import OrderedDict
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import one_hot
 
 from s4spipe.errors import UserError
 from s4spipe.files import missing, read_tensors, write_tensors
-from s4spipe.models.edm_unet import Preconditioned
-from s4spipe.noise import VE
+from s4spipe.models.denoiser import Denoiser
+from s4spipe.models.edm.unet import Preconditioned
+from s4spipe.noise import VE, NoiseSchedule
 
 
 class Record(dict):
@@ -102,16 +103,22 @@ def _tensors(module: Record, prefix: str = ""):
 
 
 def convert(path: str | Path, to: str | Path) -> None:
-    """A checkpoint as safetensors, which `load` reads too."""
+    """A checkpoint as safetensors, which `load` reads too. Raises UserError as `read` does."""
     tensors, about = read(path)
     write_tensors(to, tensors, {"edm": about})
 
 
-def load(path: str | Path, device: torch.device | str = "cpu") -> "EDMCheckpoint":
-    """The denoiser of a checkpoint (.pkl), or of what `convert` made of one, frozen, on `device`.
+def noise_schedule(params: dict) -> NoiseSchedule:
+    """That of every EDM checkpoint: noise of standard deviation 0.002 to 80 is added."""
+    return EDMCheckpoint.noise_schedule
+
+
+def load(params: dict) -> "EDMCheckpoint":
+    """The denoiser of a checkpoint params["weights"] (.pkl), or of what `convert` made of one.
 
     Raises UserError as `read` does, and for a network that is not known here.
     """
+    path = params["weights"]
     if Path(path).suffix == ".pkl":
         tensors, about = read(path)
     else:
@@ -126,11 +133,11 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> "EDMCheckpoint
         raise UserError(f"{path}: {error}") from None
     except (RuntimeError, TypeError) as error:
         raise UserError(f"{path}: its tensors are not those of its network ({str(error).splitlines()[0]})") from None
-    return EDMCheckpoint(net).to(device).eval().requires_grad_(False)
+    return EDMCheckpoint(net)
 
 
-class EDMCheckpoint(nn.Module):
-    """D(x, sigma, condition) of an EDM network, with the attributes of what `models.load` gives."""
+class EDMCheckpoint(Denoiser):
+    """D(x, sigma, condition) of an EDM network. It was never trained without labels if it has some."""
 
     noise_schedule = VE(sigma_min=0.002, sigma_max=80.0)
 
@@ -139,7 +146,5 @@ class EDMCheckpoint(nn.Module):
         self.net, self.num_classes = net, net.label_dim
         self.sample_shape = (net.channels, net.resolution, net.resolution)
 
-    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """x [B, C, H, W], t = sigma (scalar or [B]), condition: class indices [B] or None."""
-        labels = None if condition is None else one_hot(condition, self.num_classes)
-        return self.net(x, t.to(x.dtype).expand(len(x)), labels)
+    def predict(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        return self.net(x, t, None if condition is None else one_hot(condition, self.num_classes))

@@ -14,10 +14,10 @@ import torch
 from problems import NOISES
 from safetensors.torch import load_file
 
-from s4spipe import classical, steps
+from s4spipe import classical, models, steps
 from s4spipe.errors import UserError
-from s4spipe.models import edm_checkpoint
-from s4spipe.models.edm_unet import Preconditioned
+from s4spipe.models import edm
+from s4spipe.models.edm.unet import Preconditioned
 from s4spipe.sampling import sample
 
 FIXTURES = Path(os.environ.get("S4SPIPE_EDM_FIXTURES", Path(__file__).parent.parent.parent / "shared/edm_fixtures"))
@@ -29,6 +29,10 @@ NETWORKS = {
     "adm": ("EDMPrecond", {"model_type": "DhariwalUNet", "label_dim": 4, "model_channels": 32}),
 }  # fmt: skip
 SMALL = {"img_resolution": 8, "img_channels": 3, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4]}
+
+
+def load(path):
+    return models.load({"kind": "edm", "weights": str(path)})
 
 
 @pytest.mark.skipif(not FIXTURES.is_dir(), reason=f"no fixtures of EDM's networks at {FIXTURES}")
@@ -113,14 +117,14 @@ def test_a_pickle_is_read_as_data(name, edm_library, tmp_path):
     net, kwargs = network(name)
     path = tmp_path / "edm.pkl"
     path.write_bytes(written(net, kwargs, edm_library, dataset_kwargs={"path": "x"}))
-    edm_checkpoint.convert(path, tmp_path / "edm.safetensors")
+    edm.convert(path, tmp_path / "edm.safetensors")
     x, sigma = torch.randn(3, 3, 8, 8), torch.tensor([0.1, 1.0, 30.0])
     labels = torch.tensor([0, 3, 1]) if net.label_dim else None
     hot = None if labels is None else torch.nn.functional.one_hot(labels, 4).float()
     with torch.no_grad():
         expected = net(x, sigma, hot)
         for file in (path, tmp_path / "edm.safetensors"):
-            denoiser = edm_checkpoint.load(file)
+            denoiser = load(file)
             assert (denoiser.sample_shape, denoiser.num_classes) == ((3, 8, 8), net.label_dim)
             assert torch.equal(denoiser(x, sigma, labels), expected)
 
@@ -128,7 +132,7 @@ def test_a_pickle_is_read_as_data(name, edm_library, tmp_path):
 def test_its_denoiser_samples(edm_library, tmp_path):
     net, kwargs = network("adm")
     (tmp_path / "edm.pkl").write_bytes(written(net, kwargs, edm_library))
-    denoiser, noise = edm_checkpoint.load(tmp_path / "edm.pkl"), NOISES["ve"]
+    denoiser, noise = load(tmp_path / "edm.pkl"), NOISES["ve"]
     table = classical.build("parallel_midpoints", noise, steps.build("edm", noise, 2), nfe=6)
     x_T = noise.sigma_T * torch.randn(2, 3, 8, 8)
     for condition in (None, torch.tensor([1, 2])):
@@ -156,7 +160,7 @@ def test_a_hostile_pickle_is_refused_by_the_name_it_asks_for(function, arguments
     monkeypatch.chdir(tmp_path)
     Path("edm.pkl").write_bytes(pickle.dumps({"ema": Hostile(function, *arguments)}))
     with pytest.raises(UserError, match=f"edm.pkl: it {says}"):
-        edm_checkpoint.load("edm.pkl")
+        load("edm.pkl")
     assert [path.name for path in tmp_path.iterdir()] == ["edm.pkl"]
 
 
@@ -167,7 +171,7 @@ def test_a_storage_within_is_no_way_in(edm_library, tmp_path, monkeypatch):
     torch.save(Hostile(os.system, "touch hacked"), inner, _use_new_zipfile_serialization=False)
     Path("edm.pkl").write_bytes(pickle.dumps({"ema": Hostile(torch.storage._load_from_bytes, inner.getvalue())}))
     with pytest.raises(UserError, match="not a whole EDM checkpoint"):
-        edm_checkpoint.load("edm.pkl")
+        load("edm.pkl")
     assert [path.name for path in tmp_path.iterdir()] == ["edm.pkl"]
 
 
@@ -178,11 +182,11 @@ def test_other_files_are_told(edm_library, tmp_path):
     for content in (data[: len(data) // 2], b"", pickle.dumps({"net": 1}), pickle.dumps([1])):
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"edm.pkl: not a whole EDM checkpoint"):
-            edm_checkpoint.load(path)
+            load(path)
     with pytest.raises(UserError, match="no such file"):
-        edm_checkpoint.load(tmp_path / "absent.pkl")
+        load(tmp_path / "absent.pkl")
     with pytest.raises(UserError, match="not a converted EDM checkpoint"):
-        edm_checkpoint.load("models/digits.safetensors")
+        load("models/digits.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -197,3 +201,12 @@ def test_other_files_are_told(edm_library, tmp_path):
 def test_an_unknown_network_is_told(precond, change, says):
     with pytest.raises(UserError, match=says):
         Preconditioned(precond, SMALL | change)
+
+
+def test_it_can_be_guided_by_no_means(edm_library, tmp_path):
+    net, kwargs = network("adm")
+    (tmp_path / "edm.pkl").write_bytes(written(net, kwargs, edm_library))
+    with pytest.raises(
+        UserError, match="model.guidance: must be 1 for a model that was never trained without one, got 2"
+    ):
+        models.load({"kind": "edm", "weights": str(tmp_path / "edm.pkl"), "guidance": 2.0})

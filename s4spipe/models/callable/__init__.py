@@ -1,0 +1,140 @@
+"""A user's own model: any Python function that returns a network."""
+
+import inspect
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from s4spipe.errors import UserError
+from s4spipe.models.denoiser import Denoiser
+from s4spipe.noise import VE, NoiseSchedule
+
+
+def noise_schedule(params: dict) -> NoiseSchedule:
+    """That of the network, which has to be built for it."""
+    return load(params).noise_schedule
+
+
+def load(params: dict) -> Denoiser:
+    """The denoiser of the network that the function params["source"], as "module:function", returns.
+
+    The function is called with params["weights"] if it takes an argument. What the network is, its forward's arguments
+    say: (x, sigma, class_labels) is EDM's interface, (sample, timestep, ...) that of diffusers' networks.
+
+    Raises UserError where there is no such function, or it returns something else.
+    """
+    source = params.get("source") or ""
+    net = _call(_function(source), params["weights"], source)
+    if not isinstance(net, nn.Module):
+        raise UserError(f"model.source: {source} must return a torch.nn.Module, got {type(net).__name__}")
+    arguments = [name.lower() for name in inspect.signature(net.forward).parameters]
+    if "sigma" in arguments:
+        return EDMInterface(net, params)
+    if {"timestep", "timesteps", "t"} & set(arguments):
+        return DiffusersInterface(net, params)
+    raise UserError(
+        f"model.source: {source} returned a network whose forward takes ({', '.join(arguments)}); it must take "
+        "(x, sigma, class_labels), as EDM's do, or (sample, timestep, class_labels), as diffusers' do"
+    )
+
+
+def _function(source: str) -> Callable:
+    module, _, name = source.partition(":")
+    if not (module and name):
+        raise UserError(f"model.source: must be module:function for kind callable, got {source!r}")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # the project's root, as for `python -m`
+    try:
+        return getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name not in (module, module.split(".")[0]):
+            raise
+        raise UserError(f"model.source: no module {module!r} can be imported from the project's root") from None
+    except AttributeError:
+        raise UserError(f"model.source: module {module!r} has no function {name!r}") from None
+
+
+def _call(function: Callable, weights: str, source: str) -> object:
+    if not callable(function):
+        raise UserError(f"model.source: {source} must be a function, got {type(function).__name__}")
+    takes = any(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+                for p in inspect.signature(function).parameters.values())  # fmt: skip
+    return function(weights) if takes else function()
+
+
+class EDMInterface(Denoiser):
+    """net(x, sigma, class_labels) -> x0 prediction, class_labels one-hot [B, label_dim] or None (Karras et al. 2022).
+
+    Its size is read from net.img_channels and net.img_resolution, or from model.shape; its noise from net.sigma_min and
+    net.sigma_max, within EDM's 0.002 to 80; its classes from net.label_dim. Zeros stand for no label.
+    """
+
+    def __init__(self, net: nn.Module, params: dict):
+        super().__init__()
+        self.net = net
+        self.num_classes = int(getattr(net, "label_dim", 0) or 0)
+        self.nothing = self.num_classes or None
+        self.noise_schedule = VE(max(getattr(net, "sigma_min", 0), 0.002), min(getattr(net, "sigma_max", 80.0), 80.0))
+        own = (getattr(net, "img_channels", None), *[getattr(net, "img_resolution", None)] * 2)
+        self.sample_shape = _shape(params, own, "net.img_channels and net.img_resolution")
+
+    def predict(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        dtype = _dtype(self.net)
+        labels = None
+        if condition is not None:
+            labels = one_hot(condition, self.num_classes + 1)[:, :-1].to(dtype)
+        return self.net(x.to(dtype), t.to(dtype), labels).to(x.dtype)
+
+    def decode(self, x: Tensor) -> Tensor:
+        return self.net.decode(x.to(_dtype(self.net))) if hasattr(self.net, "decode") else x
+
+
+class DiffusersInterface(EDMInterface):
+    """net(sample, timestep, class_labels=...) -> a tensor, or an output that has it as `sample`.
+
+    What it predicts, and the noise it was trained under, say model.scheduler's keys, those of a scheduler's config of
+    diffusers (by default DDPM's: prediction_type epsilon, 1000 linear betas).
+    """
+
+    def __init__(self, net: nn.Module, params: dict):
+        from s4spipe.models import prediction  # seconds to import
+
+        Denoiser.__init__(self)
+        config = {"beta_schedule": "linear"} | (params.get("scheduler") or {})
+        self.net, own = net, getattr(net, "config", {})
+        classes = own.get("num_class_embeds") or own.get("num_embeds_ada_norm") or 0
+        self.num_classes = getattr(net, "num_classes", classes)
+        self.nothing = (
+            self.num_classes if self.num_classes and self.num_classes != own.get("num_class_embeds") else None
+        )
+        self.noise_schedule = prediction.noise_schedule(config)
+        self.to_x0 = prediction.X0[prediction.prediction_type(config)]
+        self.scale = config.get("num_train_timesteps", 1000) if prediction.is_flow(config) else 1
+        side = own.get("sample_size")
+        own = (own.get("in_channels"), *(side if isinstance(side, list | tuple) else [side, side]))
+        self.sample_shape = _shape(params, own, "net.config.in_channels and net.config.sample_size")
+
+    def predict(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        dtype = _dtype(self.net)
+        labels = {} if condition is None else {"class_labels": condition}
+        out = self.net(x.to(dtype), (self.scale * t).to(torch.float32), **labels)
+        out = getattr(out, "sample", out)[:, : x.shape[1]].to(x.dtype)  # a learned variance is left
+        wide = (slice(None), *[None] * (x.ndim - 1))
+        alpha, sigma = (f(t)[wide].to(x.dtype) for f in (self.noise_schedule.alpha, self.noise_schedule.sigma))
+        return self.to_x0(x, out, alpha, sigma)
+
+
+def _shape(params: dict, own: tuple, where: str) -> tuple[int, ...]:
+    shape = params.get("shape") or own
+    if any(side is None for side in shape):
+        raise UserError(f"model.shape: needed, as the network does not say the shape of its images by {where}")
+    return tuple(shape)
+
+
+def _dtype(net: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in net.parameters()), torch.float32)

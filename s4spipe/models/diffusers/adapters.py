@@ -1,0 +1,233 @@
+"""What the network of each pipeline is given, and what its output says of x0.
+
+Adapters do what the pipelines do between two steps of their schedulers: the same inputs, the same classifier-free
+guidance (in one batched call), the same decoding.
+"""
+
+from pathlib import Path
+
+import diffusers
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from s4spipe.errors import UserError
+from s4spipe.files import read_json
+from s4spipe.models.denoiser import Denoiser
+from s4spipe.models.diffusers import scheduler_config
+from s4spipe.models.diffusers.prompts import Prompts
+from s4spipe.models.prediction import X0, noise_schedule, prediction_type
+
+
+def component(folder: Path, name: str) -> torch.nn.Module:
+    """One network of a pipeline. Only classes of diffusers itself: no code of the folder's is ever run."""
+    library, cls = read_json(folder / "model_index.json")[name]
+    if library != "diffusers":
+        raise UserError(f"{folder}: its {name} is of {library}, and only networks of diffusers are loaded")
+    path = folder / name if (folder / name).is_dir() else folder  # old uploads of pixel models are flat
+    return getattr(diffusers, cls).from_pretrained(path, local_files_only=True, low_cpu_mem_usage=False)
+
+
+class Unconditional(Denoiser):
+    """DDPMPipeline: a U-Net of pixels. The other adapters start from it.
+
+    `output` calls the network; `channels` and `size` say what x is.
+    """
+
+    NET = "unet"
+
+    def __init__(self, folder: Path, params: dict):
+        super().__init__()
+        self.net = component(folder, self.NET)
+        config = scheduler_config(folder)
+        self.noise_schedule = noise_schedule(config)
+        self.to_x0 = X0[prediction_type(config)]
+        self.timesteps = config.get("num_train_timesteps", 1000)
+        self.build(folder, params)
+        self.sample_shape = (self.channels, *self.size(params))
+
+    def build(self, folder: Path, params: dict) -> None:
+        """What a pipeline has beside its network."""
+
+    @property
+    def channels(self) -> int:
+        return self.net.config.in_channels
+
+    def size(self, params: dict) -> tuple[int, int]:
+        """Height and width of x, from the network's config."""
+        return pair(self.net.config.sample_size)
+
+    def predict(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        dtype = next(self.net.parameters()).dtype
+        out = self.output(x.to(dtype), t.to(torch.float32), condition)[:, : x.shape[1]]  # a learned variance is left
+        wide = (slice(None), *[None] * (x.ndim - 1))
+        alpha, sigma = (f(t)[wide].to(x.dtype) for f in (self.noise_schedule.alpha, self.noise_schedule.sigma))
+        return self.to_x0(x, out.to(x.dtype), alpha, sigma)
+
+    def output(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        return self.net(x, t).sample
+
+    def set_precision(self, precision: torch.dtype) -> None:
+        """The network's weights too: large ones would not fit otherwise."""
+        super().set_precision(precision)
+        self.net.to(precision)
+
+
+class Latent(Unconditional):
+    """A model of an autoencoder's latents: LDMPipeline, with class embeddings if its folder has some.
+
+    Class-conditional LDMs (Rombach et al. 2022, arXiv 2112.10752) attend to one row of a table: of
+    class_embedding.safetensors, "weight" [classes + 1, width], the last row for none.
+    """
+
+    VAE = "vqvae"
+
+    def build(self, folder: Path, params: dict) -> None:
+        self.vae = component(folder, self.VAE)
+        table = folder / "class_embedding.safetensors"
+        if table.exists():
+            self.classes = torch.nn.Embedding.from_pretrained(load_file(table)["weight"])
+            self.num_classes = self.nothing = len(self.classes.weight) - 1
+
+    @property
+    def scale(self) -> int:
+        """Pixels per latent, along one side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def size(self, params: dict) -> tuple[int, int]:
+        own = getattr(self.net.config, "sample_size", None)
+        asked = params.get("size")
+        return (asked // self.scale,) * 2 if asked else pair(own)
+
+    def output(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        if condition is None:
+            return self.net(x, t).sample
+        return self.net(x, t, encoder_hidden_states=self.classes(condition)[:, None].to(x.dtype)).sample
+
+    def decode(self, x: Tensor) -> Tensor:
+        return self.vae.decode(self.unscaled(x.to(next(self.vae.parameters()).dtype))).sample
+
+    def unscaled(self, x: Tensor) -> Tensor:
+        """Latents as the autoencoder made them."""
+        return x / self.vae.config.scaling_factor
+
+
+class DiT(Latent):
+    """DiTPipeline: class-conditional latents; the class after the last stands for none."""
+
+    NET, VAE = "transformer", "vae"
+
+    def build(self, folder: Path, params: dict) -> None:
+        super().build(folder, params)
+        self.num_classes = self.nothing = self.net.config.num_embeds_ada_norm
+
+    def output(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        scale = self.timesteps if self.to_x0 is X0["flow_prediction"] else 1
+        return self.net(x, timestep=scale * t, class_labels=condition).sample
+
+
+class Text(Latent):
+    """StableDiffusionPipeline: a condition is a prompt's index among the embedded ones."""
+
+    VAE = "vae"
+    in_order = True
+
+    def build(self, folder: Path, params: dict) -> None:
+        super().build(folder, params)
+        if params.get("condition") == "prompts":
+            self.prompts = Prompts()
+            self.num_classes, self.nothing = len(self.prompts), self.prompts.nothing
+
+    def output(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        if condition is None:
+            raise UserError("model.condition: must be prompts for a text-to-image model")
+        return self.under(x, t, self.prompts.rows(condition, x))
+
+    def under(self, x: Tensor, t: Tensor, text: dict[str, Tensor]) -> Tensor:
+        return self.net(x, t, encoder_hidden_states=text["embeds"]).sample
+
+
+class TextXL(Text):
+    """StableDiffusionXLPipeline: also a pooled embedding, and the image's size, uncropped."""
+
+    def under(self, x: Tensor, t: Tensor, text: dict[str, Tensor]) -> Tensor:
+        pixels = [side * self.scale for side in x.shape[2:]]
+        time_ids = x.new_tensor([*pixels, 0, 0, *pixels]).expand(len(x), -1)
+        added = {"text_embeds": text["pooled"], "time_ids": time_ids}
+        return self.net(x, t, encoder_hidden_states=text["embeds"], added_cond_kwargs=added).sample
+
+    def unscaled(self, x: Tensor) -> Tensor:
+        config = self.vae.config
+        if getattr(config, "latents_mean", None) is None or getattr(config, "latents_std", None) is None:
+            return super().unscaled(x)
+        mean, std = (x.new_tensor(value).view(1, -1, 1, 1) for value in (config.latents_mean, config.latents_std))
+        return super().unscaled(x * std) + mean
+
+
+class Text3(Text):
+    """StableDiffusion3Pipeline: flow matching."""
+
+    NET = "transformer"
+
+    def under(self, x: Tensor, t: Tensor, text: dict[str, Tensor]) -> Tensor:
+        return self.net(
+            hidden_states=x,
+            timestep=self.timesteps * t,
+            encoder_hidden_states=text["embeds"],
+            pooled_projections=text["pooled"],
+        ).sample
+
+    def unscaled(self, x: Tensor) -> Tensor:
+        return super().unscaled(x) + self.vae.config.shift_factor
+
+
+class Flux(Text3):
+    """FluxPipeline: flow matching on 2x2 patches; guidance is an input of the network's, where it knows it."""
+
+    def build(self, folder: Path, params: dict) -> None:
+        super().build(folder, params)
+        self.embedded = None
+
+    @property
+    def channels(self) -> int:
+        return self.net.config.in_channels // 4
+
+    def size(self, params: dict) -> tuple[int, int]:
+        side = 2 * ((params.get("size") or 128 * self.scale) // (2 * self.scale))
+        return side, side
+
+    def guide(self, guidance: float) -> None:
+        if self.net.config.guidance_embeds:
+            self.embedded = guidance
+        else:
+            super().guide(guidance)
+
+    def under(self, x: Tensor, t: Tensor, text: dict[str, Tensor]) -> Tensor:
+        batch, channels, height, width = x.shape
+        pipeline = diffusers.FluxPipeline
+        out = self.net(
+            hidden_states=pipeline._pack_latents(x, batch, channels, height, width),
+            timestep=t.to(x.dtype),
+            guidance=None if self.embedded is None else t.new_full((batch,), self.embedded),
+            pooled_projections=text["pooled"],
+            encoder_hidden_states=text["embeds"],
+            txt_ids=x.new_zeros(text["embeds"].shape[1], 3),
+            img_ids=pipeline._prepare_latent_image_ids(batch, height // 2, width // 2, x.device, x.dtype),
+        ).sample
+        return pipeline._unpack_latents(out, height, width, 1)
+
+
+ADAPTERS = {
+    "DDPMPipeline": Unconditional,
+    "DDIMPipeline": Unconditional,
+    "LDMPipeline": Latent,
+    "DiTPipeline": DiT,
+    "StableDiffusionPipeline": Text,
+    "StableDiffusionXLPipeline": TextXL,
+    "StableDiffusion3Pipeline": Text3,
+    "FluxPipeline": Flux,
+}
+
+
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)

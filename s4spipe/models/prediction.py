@@ -1,0 +1,44 @@
+"""What a network of diffusers was trained under and what it predicts, by the config of its scheduler."""
+
+from diffusers import DDPMScheduler
+
+from s4spipe import noise
+from s4spipe.errors import unknown
+from s4spipe.noise import Flow, NoiseSchedule, VPDiscrete
+
+# The x0 prediction out of a network's output at the state y = alpha x_0 + sigma eps.
+X0 = {
+    "epsilon": lambda y, out, alpha, sigma: (y - sigma * out) / alpha,
+    "sample": lambda y, out, alpha, sigma: out,
+    "v_prediction": lambda y, out, alpha, sigma: alpha * y - sigma * out,
+    "flow_prediction": lambda y, out, alpha, sigma: y - sigma * out,
+}
+
+
+def noise_schedule(config: dict) -> NoiseSchedule:
+    """The noise that a pipeline's model was trained with, by its scheduler's config."""
+    if "tableau" in config:
+        return noise.from_description(config["tableau"]["noise"])
+    if is_flow(config):
+        return Flow()
+    known = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
+    own = DDPMScheduler(**{key: config[key] for key in known if key in config})
+    if own.config.trained_betas is None and own.config.beta_schedule in noise.BETAS:  # float64, where the rule is known
+        first, last = own.config.beta_start, own.config.beta_end
+        return VPDiscrete(noise.alphas_cumprod(own.config.beta_schedule, first, last, own.config.num_train_timesteps))
+    return VPDiscrete(tuple((1 - own.betas.double()).cumprod(0).tolist()))
+
+
+def prediction_type(config: dict) -> str:
+    """A key of `X0`. Raises UserError for one that is not known."""
+    name = "flow_prediction" if is_flow(config) else config.get("prediction_type", "epsilon")
+    if name not in X0:
+        raise unknown("prediction_type", name, X0)
+    return name
+
+
+def is_flow(config: dict) -> bool:
+    """Whether a scheduler's config is that of a flow model."""
+    if "tableau" in config:
+        return isinstance(noise_schedule(config), Flow)
+    return "beta_schedule" not in config or bool(config.get("use_flow_sigmas"))
