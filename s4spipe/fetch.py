@@ -20,12 +20,15 @@ from s4spipe.models import ORIGIN
 from s4spipe.params import Params
 
 NVIDIA = "https://nvlabs-fi-cdn.nvidia.com/edm"
+OPENAI = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches"
 TORCHVISION = "https://download.pytorch.org/models"
 # Where a file is from, by its name.
 SOURCES = (
     (r"inception-2015-12-05\.pt", lambda name: inception_url),
     (r"(vgg16-397923af|alexnet-owt-7be5be79)\.pth", lambda name: f"{TORCHVISION}/{name}"),
     (r"(cifar10-32x32|ffhq-64x64|afhqv2-64x64|imagenet-64x64)\.npz", lambda name: f"{NVIDIA}/fid-refs/{name}"),
+    (r"VIRTUAL_lsun_bedroom256\.npz", lambda name: f"{OPENAI}/lsun/bedroom/{name}"),
+    (r"VIRTUAL_imagenet256_labeled\.npz", lambda name: f"{OPENAI}/imagenet/256/{name}"),
     (r"\w+_(clean|legacy_tensorflow)_[a-z]+_\w+\.npz", lambda name: f"https://www.cs.cmu.edu/~clean-fid/stats/{name}"),
     (r"edm-[\w-]+\.pkl", lambda name: f"{NVIDIA}/pretrained/{name}"),
 )

@@ -176,7 +176,7 @@ class Fid(Block):
     network: _one_of("features network", FOR_FID) = "digits"
     mode: _one_of("mode of FID", MODES) = "clean"
     features: str
-    real: str
+    real: Annotated[list[str], Field(max_length=1)]
     reference: str
     clip: str | None = None
 
@@ -292,6 +292,8 @@ class Params(Block):
             raise UserError(
                 f"model.condition: prompts are for text-to-image models of kind diffusers, not {model.kind}"
             )
+        if self.reference.source == "real" and not self.fid.real:
+            raise UserError("reference.source: real needs real images, named in fid.real")
         if self.fid.clip and not self.prompts:
             raise UserError("fid.clip: a CLIP score needs prompts; set it to null")
         if model.kind != "digits":

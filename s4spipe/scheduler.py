@@ -5,6 +5,8 @@ pipe.scheduler = S4SScheduler.from_classical("unipc_bh2", "logsnr", 8, pipe.sche
 pipe(..., num_inference_steps=8)
 """
 
+import json
+import re
 from pathlib import Path
 
 import torch
@@ -18,6 +20,8 @@ from s4spipe.errors import UserError, unknown
 from s4spipe.models.prediction import X0, is_flow, noise_schedule
 from s4spipe.noise import Flow, VPDiscrete
 from s4spipe.tableau import Tableau
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?<!\.json)")
 
 
 class S4SScheduler(SchedulerMixin, ConfigMixin):
@@ -66,16 +70,27 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         self._restart()
 
     @classmethod
-    def from_tableau(cls, solver: str | Path | Tableau, config: dict | None = None) -> "S4SScheduler":
-        """A scheduler from a solver's file (or a folder that `save_pretrained` wrote, or a tableau).
+    def from_tableau(
+        cls,
+        solver: str | Path | Tableau,
+        config: dict | None = None,
+        *,
+        repo: str | None = None,
+        rev: str | None = None,
+    ) -> "S4SScheduler":
+        """A scheduler from a solver: its file, a tableau, a folder of `save_pretrained` or `s4spipe export`, or such a
+        folder's id on a hub of models.
 
         config: that of the pipeline's own scheduler, which says what the network predicts and under which noise.
+        repo, rev: the git repository of a DVC project (an address or a path), and its commit or tag, that has the file.
 
-        Raises UserError for a file that is no solver, and for a solver that was made for another noise schedule.
+        Raises UserError for what is no solver, and for a solver that was made for another noise schedule.
         """
-        if not isinstance(solver, Tableau):
-            if Path(solver).is_dir():
-                return cls.from_pretrained(solver)
+        if repo is not None:
+            solver = _from_project(str(solver), repo, rev)
+        elif not isinstance(solver, Tableau):
+            if Path(solver).is_dir() or (not Path(solver).exists() and HUB_ID.fullmatch(str(solver))):
+                return _from_folder(cls, str(solver))
             solver = Tableau.load(solver)
         config = dict(config or {})
         for_flow = isinstance(solver.noise, Flow)
@@ -124,6 +139,11 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             )
         self.num_inference_steps, self.timesteps = nfe, self._times().to(device)
         self._restart()
+
+    @property
+    def nfe(self) -> int:
+        """What `num_inference_steps` has to be."""
+        return self.tableau.nfe
 
     def _times(self) -> Tensor:
         scale = self.config.num_train_timesteps if isinstance(self.tableau.noise, Flow) else 1
@@ -178,6 +198,34 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps
+
+
+def _from_project(path: str, repo: str, rev: str | None) -> Tableau:
+    """A solver's file out of another DVC project, as `dvc get` would fetch it."""
+    from dvc import api
+    from dvc.exceptions import DvcException
+
+    try:
+        text = api.read(path, repo=repo, rev=rev)
+    except (DvcException, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"{repo}: no {path} can be read from that project{f' at {rev}' if rev else ''} ({reason[0]})"
+        ) from None
+    try:
+        return Tableau.from_dict(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} of {repo}: not valid JSON ({error})") from None
+    except UserError as error:
+        raise UserError(f"{path} of {repo}: {error}") from None
+
+
+def _from_folder(cls: type[S4SScheduler], folder: str) -> S4SScheduler:
+    try:
+        return cls.from_pretrained(folder)
+    except OSError as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{folder}: neither a file, nor a folder or a hub's id of a scheduler ({reason[0]})") from None
 
 
 def _name(table: Tableau) -> str:

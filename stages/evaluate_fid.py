@@ -21,12 +21,13 @@ def main(params: Params, solver: str, nfe: int) -> None:
     teacher = read_array(f"samples/teacher-{params.teacher.nfe}.npy")[:count]
     seen = fid.features(samples, net, on)
     own = fid.statistics(seen)
-    reference, real = (fid.load_statistics(path, seen.shape[1]) for path in (settings.reference, REAL))
-    result = {
-        "fid": fid.frechet_distance(*own, reference["mean"], reference["covariance"]),
-        "fid_real": fid.frechet_distance(*own, real["mean"], real["covariance"]),
-        "teacher_distance": rms(samples, teacher),
-    }
+    real = fid.load_statistics(REAL, seen.shape[1]) if settings.real else {}
+    against_real = params.reference.source == "real"
+    reference = real if against_real else fid.load_statistics(settings.reference, seen.shape[1])
+    result = {"fid": fid.frechet_distance(*own, reference["mean"], reference["covariance"])}
+    if real:
+        result["fid_real"] = fid.frechet_distance(*own, real["mean"], real["covariance"])
+    result["teacher_distance"] = rms(samples, teacher)
     if "features" in real:  # of real images, not of their statistics alone
         result["kid"] = fid.kernel_distance(real["features"], seen[: fid.KEPT])
         result["precision"], result["recall"] = fid.precision_recall(real["features"], seen[: fid.KEPT])

@@ -14,7 +14,7 @@ STAGES = {
                      {"train_digits": {"steps": 20, "batch_size": 16}}),
     "train_features": (["train_features"], ["models/features.safetensors"], {"train_features": {"epochs": 3}}),
     "digits_images": (["digits_images"], ["models/digits.npy"], {}),
-    "real": (["real"], ["statistics/real.safetensors"], {}),
+    "real": (["real", "models/digits.npy"], ["statistics/real.safetensors"], {}),
     "reference": (["reference"], ["tiny/reference.safetensors"],
                   {"fid": {"reference": "tiny/reference.safetensors"}, "reference": {"count": 70}}),
     "teacher": (["classical", "teacher", "6", "solvers/teacher/6.json"], ["solvers/teacher/6.json"], {}),

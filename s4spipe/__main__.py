@@ -1,0 +1,3 @@
+from s4spipe.cli import main
+
+main()
