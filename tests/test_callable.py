@@ -1,0 +1,164 @@
+"""Models out of a user's own code."""
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+
+from s4spipe import models
+from s4spipe.errors import UserError
+
+CODE = """
+import torch
+
+class Edm(torch.nn.Module):
+    img_channels, img_resolution, label_dim, sigma_min, sigma_max = 2, 4, 3, 0.0, float("inf")
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x, sigma, class_labels=None):
+        assert sigma.shape == (len(x),) and x.dtype == sigma.dtype == torch.float32
+        labels = 0 if class_labels is None else (class_labels @ torch.tensor([1.0, 2.0, 3.0]))[:, None, None, None]
+        return self.scale * x / (1 + sigma[:, None, None, None]) + labels
+
+class Bare(torch.nn.Module):
+    def forward(self, x, sigma, class_labels=None):
+        return x
+
+class Odd(torch.nn.Module):
+    def forward(self, picture):
+        return picture
+
+def edm(): return Edm()
+def given(weights): return Edm() if weights == "weights.bin" else None
+def bare(): return Bare()
+def odd(): return Odd()
+def nothing(): return 3
+def net():
+    from diffusers import UNet2DModel
+    torch.manual_seed(0)
+    return UNet2DModel(8, 3, 6, block_out_channels=(8,), norm_num_groups=4, layers_per_block=1,
+                       down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
+text = "a"
+"""
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"research_{tmp_path.name}"  # Python keeps a module of the same name
+    (tmp_path / f"{name}.py").write_text(CODE)
+    (tmp_path / "weights.bin").write_bytes(b"1")
+    return lambda function, **more: models.load(
+        {"kind": "callable", "source": f"{name}:{function}", "weights": "weights.bin", **more}
+    )
+
+
+@pytest.mark.parametrize("function", ["edm", "given"])
+def test_edms_interface(load, function):
+    denoiser = load(function)
+    assert (denoiser.sample_shape, denoiser.num_classes, denoiser.network_calls) == ((2, 4, 4), 3, 1)
+    noise = denoiser.noise_schedule
+    assert (noise.sigma_min, noise.sigma_max) == (0.002, 80.0)
+    x, t, labels = torch.randn(5, 2, 4, 4).double(), torch.tensor(3.0).double(), torch.tensor([0, 1, 2, 0, 1])
+    plain = 0.5 * x / 4
+    torch.testing.assert_close(
+        denoiser(x, t, labels), plain + (labels + 1.0)[:, None, None, None], rtol=1e-6, atol=1e-6
+    )
+    torch.testing.assert_close(denoiser(x, t), plain, rtol=1e-6, atol=1e-6)
+    guided = load(function, guidance=3.0)
+    assert guided.network_calls == 2
+    expected = plain + 3 * (labels + 1.0)[:, None, None, None]
+    torch.testing.assert_close(guided(x, t, labels), expected, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "x0"),
+    [
+        ({}, lambda x, out, a, s: (x - s * out) / a),
+        ({"prediction_type": "v_prediction"}, lambda x, out, a, s: a * x - s * out),
+        ({"prediction_type": "sample", "beta_schedule": "scaled_linear"}, lambda x, out, a, s: out),
+    ],
+)
+def test_diffusers_interface_with_a_learned_variance(load, scheduler, x0):
+    from diffusers import DDPMScheduler
+
+    denoiser = load("net", scheduler=scheduler)
+    assert (denoiser.sample_shape, denoiser.num_classes) == ((3, 8, 8), 0)
+    torch.manual_seed(0)
+    net = UNet2DModel(8, 3, 6, block_out_channels=(8,), norm_num_groups=4, layers_per_block=1,
+                      down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))  # fmt: skip
+    alpha_2 = DDPMScheduler(**scheduler).alphas_cumprod[300]
+    x = torch.randn(2, 3, 8, 8)
+    expected = x0(x, net(x, 300).sample[:, :3], alpha_2.sqrt(), (1 - alpha_2).sqrt())
+    torch.testing.assert_close(denoiser(x, torch.tensor(300.0)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_flow_model(load):
+    denoiser = load("net", scheduler={"beta_schedule": "linear", "use_flow_sigmas": True})
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor(0.25)
+    torch.testing.assert_close(denoiser(x, t), x - 0.25 * denoiser.net(x, 250.0).sample[:, :3])
+
+
+def test_a_shape_may_be_given(load):
+    assert load("bare", shape=[1, 5, 5]).sample_shape == (1, 5, 5)
+    with pytest.raises(UserError, match="model.shape: needed, as the network does not say"):
+        load("bare")
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        ("nothing", "must return a torch.nn.Module, got int"),
+        ("text", "must be a function, got str"),
+        ("absent", "has no function 'absent'"),
+        ("odd", r"forward takes \(picture\); it must take \(x, sigma, class_labels\)"),
+    ],
+)
+def test_what_is_no_model_is_told(load, function, says):
+    with pytest.raises(UserError, match=f"model.source: .*{says}"):
+        load(function)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("no_module:f", "no module 'no_module' can be imported"),
+        ("edm", "must be module:function"),
+        (None, "must be module"),
+    ],
+)
+def test_a_source_that_names_no_function_is_told(source, says, tmp_path):
+    with pytest.raises(UserError, match=says):
+        models.load({"kind": "callable", "source": source, "weights": "x"})
+
+
+def test_unknown_kinds_and_precisions_are_told():
+    with pytest.raises(UserError, match="unknown kind of model 'difusers': did you mean 'diffusers'"):
+        models.load({"kind": "difusers", "weights": "x"})
+    with pytest.raises(UserError, match="unknown precision 'fp16'"):
+        models.load({"weights": "models/digits.safetensors", "precision": "fp16"})
+
+
+def test_without_a_gpu_half_precision_and_compilation_are_left_out_with_a_word(capsys):
+    params = {"weights": "models/digits.safetensors"}
+    half = models.load(params | {"precision": "bfloat16"}, compiled=True)
+    said = capsys.readouterr().err
+    assert "model.precision: bfloat16 needs a GPU" in said
+    assert "run.compile: true needs a GPU" in said
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor(1.0)
+    assert torch.equal(half(x, t), models.load(params)(x, t))
+    assert capsys.readouterr().err == ""
+
+
+def test_autocast_computes_in_half_precision_and_keeps_the_state():
+    """On the CPU too, where `load` does not choose it."""
+    denoiser = models.load({"weights": "models/digits.safetensors"})
+    x, t = torch.randn(8, 1, 8, 8).double(), torch.tensor(1.0).double()
+    exact = denoiser(x, t)
+    denoiser.set_precision(torch.bfloat16)
+    rounded = denoiser(x, t)
+    assert rounded.dtype == torch.float64
+    assert 1e-5 < (rounded - exact).abs().max() < 0.1

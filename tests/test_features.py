@@ -1,0 +1,168 @@
+"""Inception, LPIPS, KID, precision and recall, real images: against the packages' own computations."""
+
+import numpy as np
+import pytest
+import standins
+import torch
+from PIL import Image
+
+from s4spipe import features, fid
+from s4spipe.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (12, 3, 20, 24), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("mode", features.MODES)
+def test_inceptions_features_are_clean_fids(mode, images, tmp_path):
+    """Against clean-fid's own classes, driven as it drives them from files."""
+    from cleanfid import fid as cleanfid
+    from cleanfid.inception_torchscript import InceptionV3W
+
+    standins.inception(tmp_path / "inception-2015-12-05.pt", 2048)
+    for i, image in enumerate(images):
+        Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / f"{i:03}.png")
+    own = InceptionV3W(str(tmp_path), download=False, resize_inside=mode == "legacy_tensorflow")
+    expected = cleanfid.get_folder_features(str(tmp_path), own, num_workers=0, mode=mode, device=CPU, verbose=False)
+    net = features.load("inception", str(tmp_path / "inception-2015-12-05.pt"), CPU, mode)
+    np.testing.assert_allclose(fid.features(images, net, CPU, batch_size=5), expected, rtol=1e-4, atol=1e-4)
+    assert np.abs(expected - expected[::-1]).max() > 1e-3
+    folder = fid.real(str(tmp_path), net, CPU)
+    np.testing.assert_allclose(folder["mean"], expected.mean(0), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(folder["features"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_grey_images_are_seen_in_three_channels(images, tmp_path):
+    net = features.load("inception", str(standins.inception(tmp_path / "i.pt", 16)), CPU)
+    grey = images[:, :1]
+    np.testing.assert_array_equal(fid.features(grey, net, CPU), fid.features(grey.repeat(3, 1), net, CPU))
+
+
+def test_files_that_are_not_inception_are_told(tmp_path):
+    (tmp_path / "x.pt").write_bytes(b"PK")
+    with pytest.raises(UserError, match="x.pt: not the TorchScript file of Inception"):
+        features.load("inception", str(tmp_path / "x.pt"), CPU)
+    with pytest.raises(UserError, match="y.pt: no such file"):
+        features.load("inception", str(tmp_path / "y.pt"), CPU)
+    with pytest.raises(UserError, match="unknown features network 'inceptoin': did you mean 'inception'"):
+        features.load("inceptoin", "x", CPU)
+
+
+def test_lpips_is_that_of_its_package(tmp_path):
+    """Its distance with the same backbone put in by hand, and the same enlargement."""
+    import lpips
+
+    path = standins.alexnet(tmp_path / "alexnet.pth")
+    net = features.load("lpips", str(path), CPU)
+    theirs = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    weights = torch.load(path, weights_only=True)
+    with torch.no_grad():
+        for name, parameter in theirs.net.named_parameters():
+            _, layer, kind = name.split(".")
+            parameter.copy_(weights[f"features.{layer}.{kind}"])
+    x, y = torch.rand(2, 3, 3, 16, 16) * 2 - 1
+    x224, y224 = (torch.nn.functional.interpolate(image, (224, 224), mode="bilinear") for image in (x, y))
+    torch.testing.assert_close(net.distance(x, y), theirs(x224, y224).flatten())
+    large = torch.rand(2, 1, 3, 256, 256)
+    torch.testing.assert_close(net.distance(*large), theirs(*large).flatten())
+    assert net.distance(x, x).abs().max() == 0
+    assert net.distance(x[:, :1], y[:, :1]).shape == (3,)
+
+
+def test_other_backbones_are_told(tmp_path):
+    weights = torch.load(standins.alexnet(tmp_path / "a.pth"), weights_only=True)
+    del weights["features.8.bias"]
+    torch.save(weights, tmp_path / "b.pth")
+    torch.save({"x": torch.zeros(1)}, tmp_path / "c.pth")
+    (tmp_path / "d.pth").write_bytes(b"PK")
+    for name, says in (
+        ("b", r"not the whole of torchvision's alex \(features.8.bias\)"),
+        ("c", "not the weights of torchvision's VGG-16 or AlexNet"),
+        ("d", "not a whole file of weights"),
+        ("e", "no such file"),
+    ):
+        with pytest.raises(UserError, match=f"{name}.pth: {says}"):
+            features.load("lpips", str(tmp_path / f"{name}.pth"), CPU)
+
+
+def test_kid_is_the_unbiased_estimate_and_the_same_every_time():
+    """On one subset of all samples it is the estimate of Binkowski et al. written out."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((60, 5)), rng.standard_normal((60, 5)) + 0.5
+    k = lambda a, b: (a @ b.T / 5 + 1) ** 3  # noqa: E731
+    off = lambda m: (m.sum() - np.trace(m)) / (60 * 59)  # noqa: E731
+    expected = off(k(x, x)) + off(k(y, y)) - 2 * k(x, y).mean()
+    assert fid.kernel_distance(x, y) == pytest.approx(expected, rel=1e-9)
+    many = rng.standard_normal((3000, 5))
+    np.random.seed(1)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    assert fid.kernel_distance(many, x) == fid.kernel_distance(many, x)
+    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
+
+
+def test_precision_and_recall_are_the_definition():
+    rng = np.random.default_rng(0)
+    real, generated = rng.standard_normal((150, 3)), 0.5 * rng.standard_normal((130, 3)) + [1, 0, 0]
+
+    def share(points, manifold, k=3):
+        inside = 0
+        for point in points:
+            for centre in manifold:
+                radius = np.sort(np.linalg.norm(manifold - centre, axis=1))[k]
+                if np.linalg.norm(point - centre) <= radius:
+                    inside += 1
+                    break
+        return inside / len(points)
+
+    expected = share(generated, real), share(real, generated)
+    assert fid.precision_recall(real, generated) == pytest.approx(expected)
+    assert 0 < expected[1] < expected[0] < 1
+    assert fid.precision_recall(real, real) == (1, 1)
+    assert fid.precision_recall(real, real + 100) == (0, 0)
+
+
+def test_real_images_as_an_array_as_statistics_and_as_our_own_file(images, tmp_path):
+    net = features.load("inception", str(standins.inception(tmp_path / "i.pt", 4)), CPU)
+    np.save(tmp_path / "images.npy", images)
+    seen = fid.features(images, net, CPU)
+    real = fid.real(str(tmp_path / "images.npy"), net, CPU)
+    np.testing.assert_allclose(real["mean"], seen.mean(0))
+    np.testing.assert_allclose(real["covariance"], np.cov(seen, rowvar=False))
+    np.savez(tmp_path / "known.npz", mu=seen.mean(0), sigma=np.cov(seen, rowvar=False))
+    known = fid.real(str(tmp_path / "known.npz"), net, CPU)
+    assert set(known) == {"mean", "covariance"}
+    np.testing.assert_allclose(known["covariance"], real["covariance"])
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "says"),
+    [
+        ("a", lambda path: path.mkdir(), "holds no images"),
+        ("b.npz", lambda path: np.savez(path, mu=np.zeros(3)), "not the statistics of features, arrays mu and sigma"),
+        ("c.npz", lambda path: path.write_bytes(b"PK"), "not the statistics of features"),
+        ("d.npz", lambda path: np.savez(path, mu=np.array([{}]), sigma=np.eye(1)), "not the statistics"),  # no pickles
+        ("e.txt", lambda path: path.write_text(""), "must be a folder of images"),
+        ("f.npy", lambda path: None, "no such file"),
+        ("g.npy", lambda path: path.write_bytes(b"PK"), "not a whole .npy file"),
+    ],
+)
+def test_what_are_no_real_images_is_told(name, make, says, tmp_path):
+    make(tmp_path / name)
+    with pytest.raises(UserError, match=f"{name}: {says}"):
+        fid.real(str(tmp_path / name), None, CPU)
+
+
+def test_the_digits_network_sees_digits_alone(images):
+    net = features.load("digits", "models/features.safetensors", CPU)
+    with pytest.raises(UserError, match="sees images of 8x8 pixels, not 20x24: set fid.network to inception"):
+        fid.features(images, net, CPU)
+
+
+def test_statistics_of_another_network_are_told():
+    assert fid.load_statistics("models/reference.safetensors", 64)["mean"].shape == (64,)
+    with pytest.raises(UserError, match="statistics of 64 features, where fid.network gives 2048"):
+        fid.load_statistics("models/reference.safetensors", 2048)

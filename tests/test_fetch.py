@@ -1,0 +1,172 @@
+"""Files that are fetched: what is said, what is done, and what is told when it cannot be done."""
+
+import http.server
+import json
+import pipes
+import threading
+import urllib.error
+from pathlib import Path
+
+import pytest
+import torch
+from pipeline import ROOT, edit
+
+from s4spipe import fetch, models, params
+from s4spipe.errors import UserError
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    for name in ("params.yaml",):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def edited(project, **blocks):
+    steps = dict.fromkeys(("ddim", "dpmpp_2m", "dpmpp_3m", "ipndm", "unipc_bh1", "unipc_bh2"), "logsnr")
+    edit(project, **{"classical_steps": steps, **blocks})
+    return params.load("params.yaml")
+
+
+def test_where_files_are_from_is_known_by_their_names():
+    known = {
+        "models/inception-2015-12-05.pt": "metrics/inception-2015-12-05.pt",
+        "vgg16-397923af.pth": "https://download.pytorch.org/models/vgg16-397923af.pth",
+        "models/ffhq-64x64.npz": "https://nvlabs-fi-cdn.nvidia.com/edm/fid-refs/ffhq-64x64.npz",
+        "x/cifar10_clean_train_32.npz": "https://www.cs.cmu.edu/~clean-fid/stats/cifar10_clean_train_32.npz",
+        "m/VIRTUAL_lsun_bedroom256.npz": "ref_batches/lsun/bedroom/VIRTUAL_lsun_bedroom256.npz",
+    }
+    for path, url in known.items():
+        assert fetch.address(path).endswith(url)
+    with pytest.raises(UserError, match="nothing is known of where models/mine.npz is from; put it there yourself"):
+        fetch.address("models/mine.npz")
+
+
+def test_statistics_of_clean_fid_are_where_its_package_looks(monkeypatch):
+    from cleanfid import features
+
+    asked = []
+    monkeypatch.setattr(features, "check_download_url", lambda local_folder, url: asked.append(url) or "none")
+    with pytest.raises(FileNotFoundError):
+        features.get_reference_statistics("cifar10", 32, mode="legacy_tensorflow", split="train")
+    assert asked[0].replace("//cifar", "/cifar") == fetch.address("cifar10_legacy_tensorflow_train_32.npz")
+
+
+def test_what_is_there_is_left_and_what_is_not_is_told_when_offline(project, monkeypatch):
+    plan = fetch.plan("models/inception-2015-12-05.pt", params.load("params.yaml"))
+    assert plan.sentence.startswith("models/inception-2015-12-05.pt: downloads https://")
+
+    def offline(*_, **__):
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(
+        UserError, match=r"inception-2015-12-05.pt: could not be downloaded from https://.*no route.*; put that"
+    ):
+        plan.run()
+    assert not Path("models/inception-2015-12-05.pt").exists()
+    Path("models").mkdir(exist_ok=True)
+    Path("models/inception-2015-12-05.pt").write_text("mine")
+    plan.run()
+    assert Path("models/inception-2015-12-05.pt").read_text() == "mine"
+
+
+def test_an_edm_pickle_is_converted(project, monkeypatch):
+    from s4spipe.models import edm
+
+    path = "models/edm-x.safetensors"
+    found = edited(project, model={"kind": "edm", "weights": path, "condition": "none"}, fetch=[path])
+    converted = []
+    monkeypatch.setattr(edm, "convert", lambda source, to: converted.append((source, to)))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda url, to, progress: Path(to).write_text(url))
+    plan = fetch.plan(path, found)
+    assert plan.sentence == (
+        f"{path}: converts edm-x.pkl, from https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/edm-x.pkl"
+    )
+    plan.run()
+    assert converted == [(".s4spipe/downloads/edm-x.pkl", path)]
+    local = edited(project, model={"kind": "edm", "weights": path, "source": "mine.pkl"})
+    Path("mine.pkl").write_text("")
+    assert fetch.plan(path, local).sentence == f"{path}: converts mine.pkl"
+    fetch.plan(path, local).run()
+    assert converted[-1] == ("mine.pkl", path)
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of a hub of models as a download of one model asks for."""
+
+    folder: Path
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        path = self.path.split("?")[0]
+        names = sorted(str(file.relative_to(self.folder)) for file in self.folder.rglob("*") if file.is_file())
+        if path.startswith("/api/models/someone/tiny"):
+            about = {"id": "someone/tiny", "modelId": "someone/tiny", "sha": COMMIT, "siblings": [{"rfilename": n} for n in names],
+                     "tags": [], "downloads": 0, "private": False, "disabled": False, "gated": False}  # fmt: skip
+            if "/tree/" in path:
+                about = [
+                    {"type": "file", "path": n, "size": (self.folder / n).stat().st_size, "oid": "0"} for n in names
+                ]
+            body = json.dumps(about).encode()
+        elif path.startswith("/someone/tiny/resolve/") and path.split("/", 5)[5] in names:
+            body = (self.folder / path.split("/", 5)[5]).read_bytes()
+        else:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{hash(path) & 0xFFFFFFFF:08x}"')
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_model_comes_from_a_hub_with_its_commit(project, monkeypatch, tmp_path):
+    """The real client, against a hub on this machine."""
+    import huggingface_hub.constants as hub
+
+    Hub.folder = pipes.saved(pipes.unconditional()[0], tmp_path / "upload")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(hub, "ENDPOINT", address)
+    monkeypatch.setattr(hub, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.DIFFUSERS_CACHE", str(tmp_path / "cache"), raising=False)
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    model = {
+        "kind": "diffusers",
+        "weights": "models/tiny",
+        "condition": "none",
+        "source": "someone/tiny",
+        "revision": "main",
+    }
+    found = edited(project, model=model, fetch=["models/tiny"])
+    plan = fetch.plan("models/tiny", found)
+    assert plan.sentence == "models/tiny: downloads someone/tiny at main from the hub of models"
+    plan.run()
+    assert json.loads(Path("models/tiny/s4spipe.json").read_text())["commit"] == COMMIT
+    assert models.identity(model)["commit"] == COMMIT
+    x, t = torch.randn(1, 3, 8, 8), torch.tensor(5.0)
+    here = models.load(model | {"weights": str(Hub.folder)})
+    assert torch.equal(models.load(model)(x, t), here(x, t))
+    server.shutdown()
+    plan.run()  # what is there already needs no hub
+    with pytest.raises(
+        UserError, match="models/other: could not download someone/other .*put its folder there yourself"
+    ):
+        other = model | {"weights": "models/other", "source": "someone/other"}
+        fetch.plan("models/other", edited(project, model=other, fetch=["models/other"])).run()
+    assert not Path("models/other").exists()

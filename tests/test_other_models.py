@@ -1,0 +1,196 @@
+"""Every preset, on a small stand-in for its model, and every other kind of model: all stages of the pipeline."""
+
+import csv
+import json
+import multiprocessing
+import os
+import pipes
+import shutil
+import sys
+from pathlib import Path
+
+import networkx
+import numpy as np
+import pytest
+import standins
+from dvc.repo import Repo
+from pipeline import ROOT, edit
+from ruamel.yaml import YAML
+
+from s4spipe import presets
+
+pytestmark = pytest.mark.slow
+
+TOY = {
+    "nfe": [3],
+    "classical": ["ddim", "ipndm"],
+    "run": {"batch_size": 3, "fit_batch_size": 2, "device": "cpu"},
+    "gits": {"grid": 6, "noises": 3},
+    "teacher": {"nfe": 4, "train": 4, "validation": 2},
+    "s4s": {"pairs": 4, "validation_pairs": 2, "batch_size": 4, "epochs": 1},
+    "s4s_alt": {"pairs": 4, "validation_pairs": 2, "batch_size": 4, "warmup_epochs": 1, "alternations": 1},
+    "sample": {"count": 5},
+    "reference": {"nfe": 3, "count": 5},
+}
+STANDINS = {
+    "cifar10": standins.edm,
+    "ffhq64": standins.edm,
+    "afhqv2_64": standins.edm,
+    "lsun_bedroom": lambda folder: pipes.saved(pipes.latent_unconditional(), folder),
+    "imagenet256": standins.class_conditional_ldm,
+    "mscoco": lambda folder: pipes.saved(pipes.stable_diffusion(), folder),
+    "dit_xl_256": lambda folder: pipes.saved(pipes.classes()[0], folder),
+    "sd15": lambda folder: pipes.saved(pipes.stable_diffusion(), folder),
+    "sdxl": lambda folder: pipes.saved(pipes.stable_diffusion_xl(), folder),
+    "sd3": lambda folder: pipes.saved(pipes.stable_diffusion_3(), folder),
+}
+NONE = {"condition": "none"}
+OTHERS = {
+    "DDPM": (lambda f: pipes.saved(pipes.unconditional()[0], f), {"kind": "diffusers", **NONE}),
+    "SD, v-prediction": (lambda f: pipes.saved(pipes.stable_diffusion("v_prediction"), f),
+                         {"kind": "diffusers", "condition": "prompts", "guidance": 2.0}),
+    "Flux": (lambda f: pipes.saved(pipes.flux_pipeline(), f), {"kind": "diffusers", "condition": "prompts", "size": 8}),
+    "EDM's interface": (lambda f: own_code(f, "edm_like"),
+                        {"kind": "callable", "source": "my_model:edm_like", "guidance": 2.0}),
+    "diffusers' interface": (lambda f: own_code(f, "unet"), {"kind": "callable", "source": "my_model:unet", **NONE}),
+}  # fmt: skip
+OWN_CODE = """
+import torch
+from diffusers import UNet2DModel
+
+
+class Net(torch.nn.Module):
+    img_channels, img_resolution, label_dim = 3, 8, 4
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = torch.nn.Conv2d(3, 3, 3, padding=1)
+        self.labels = torch.nn.Linear(4, 3)
+
+    def forward(self, x, sigma, class_labels=None):
+        x = self.layer(x / (1 + sigma.view(-1, 1, 1, 1)))
+        return x if class_labels is None else x + self.labels(class_labels)[:, :, None, None]
+
+
+def edm_like():
+    return Net()
+
+
+def unet(weights):
+    torch.manual_seed(0)
+    return UNet2DModel(8, 3, 3, block_out_channels=(8,), norm_num_groups=4, layers_per_block=1,
+                       down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
+"""
+FORK = multiprocessing.get_context("forkserver")
+FORK.set_forkserver_preload(["stages.learn_arm", "stages.sample", "stages.evaluate_fid", "stages.report", "diffusers"])
+
+
+def own_code(path, name):
+    path.parent.mkdir(exist_ok=True)
+    (path.parent.parent / "my_model.py").write_text(OWN_CODE)
+    path.write_text(OWN_CODE)
+    return path
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """The project's own files, without results."""
+    for name in ("params.yaml", "dvc.yaml", ".dvc", "s4spipe", "stages", "schedules", "docs", "models", "conditions",
+                 "prompts", "presets", "statistics"):  # fmt: skip
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
+    for made in ("conditions/prompts.safetensors", "statistics/real.safetensors"):
+        (tmp_path / made).unlink(missing_ok=True)
+    (tmp_path / ".git").mkdir()
+    return tmp_path
+
+
+def run_all(project, *commands):
+    """Run commands like `python -m stages.sample ddim 3` in one forked process; its exit code and what it said."""
+    process = FORK.Process(target=run_stages, args=(str(project), [command.split()[2:] for command in commands]))
+    process.start()
+    process.join()
+    said = (project / "said.txt").read_text()
+    assert process.exitcode == 0, said
+    return said
+
+
+def run_stages(project, commands):
+    import importlib
+
+    os.chdir(project)
+    sys.stderr = sys.stdout = open("said.txt", "w")
+    for module, *arguments in commands:
+        importlib.import_module(module).main(arguments, standalone_mode=False)
+    sys.stderr.flush()
+
+
+def in_order(project):
+    """The stages of dvc.yaml by these parameters, those that train the embedded model left out, each after its deps."""
+    index = Repo(str(project), uninitialized=True).index
+    own = {"train_digits", "train_features", "digits_images"}
+    return [s for s in reversed(list(networkx.topological_sort(index.graph))) if s.name not in own]
+
+
+def check_results(project, guided):
+    rows = list(csv.DictReader((project / "results/fid.csv").read_text().splitlines()))
+    assert [(row["solver"], row["nfe"]) for row in rows] == [
+        ("teacher", "4"), *((name, "3") for name in ("ddim", "ipndm", "s4s", "s4s_alt"))
+    ]  # fmt: skip
+    for row in rows:
+        assert np.isfinite(float(row["fid"]))
+        assert int(row["network_calls"]) == (2 if guided else 1) * int(row["nfe"])
+    return rows
+
+
+@pytest.mark.parametrize("name", STANDINS)
+def test_every_stage_runs_on_a_stand_in_for_a_presets_model(name, clone):
+    shutil.copy(ROOT / "presets" / f"{name}.yaml", clone / "params.yaml")
+    settings = YAML(typ="safe").load(clone / "params.yaml")
+    weights = clone / settings["model"]["weights"]
+    weights.parent.mkdir(exist_ok=True)
+    STANDINS[name](weights)
+    edit(clone, **TOY, fetch=[])
+    standins.inception(clone / settings["fid"]["features"])
+    standins.alexnet(clone / settings["perceptual"]["weights"])
+    for real in settings["fid"]["real"]:
+        standins.statistics(clone / real)
+    for prompts in settings["prompts"]:
+        (clone / prompts).write_text("a cat\nthe sea\na dog on a hill\n")
+    stages = in_order(clone)
+    said = run_all(clone, *(stage.cmd for stage in stages))
+    for stage in stages:
+        for path in [*stage.deps, *stage.outs]:
+            assert (clone / path.def_path).exists(), f"{stage.name}: {path.def_path}"
+    check_results(clone, settings["model"]["guidance"] != 1)
+    if settings["model"].get("precision", "float32") != "float32":
+        assert "model.precision: bfloat16 needs a GPU; this is a CPU, so the network runs in float32" in said
+    solver = json.loads((clone / settings["model"]["solvers"] / "s4s_alt/3.json").read_text())
+    assert solver["meta"]["model"]["kind"] == settings["model"]["kind"]
+    assert len(solver["meta"]["model"]["fingerprint"]) == 16
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_stage_runs_on_other_models(name, clone):
+    make, model = OTHERS[name]
+    make(clone / "models" / "mine")
+    weights = {"weights": "models/mine", "solvers": "solvers/mine"}
+    standins.inception(clone / "models/inception.pt", 16)
+    (clone / "data").mkdir()
+    rng = np.random.default_rng(0)
+    np.save(clone / "data/real.npy", rng.integers(0, 256, (20, 3, 8, 8), dtype=np.uint8))
+    settings = TOY | {"sample": {"count": 20}}
+    edit(clone, **settings)
+    edit(clone, model=model | weights, prompts=["prompts/examples.txt"] * (model.get("condition") == "prompts"),
+         fid={"network": "inception", "features": "models/inception.pt", "real": ["data/real.npy"]},
+         s4s={"steps": "logsnr"}, s4s_alt={"steps": "logsnr"}, reference={"steps": "logsnr"},
+         classical_steps={"ddim": "logsnr", "ipndm": "logsnr"})  # fmt: skip
+    run_all(clone, *(stage.cmd for stage in in_order(clone)))
+    rows = check_results(clone, model.get("guidance", 1.0) != 1)
+    assert all(float(row[column]) >= 0 for row in rows for column in ("precision", "recall"))
+    assert all(np.isfinite(float(row["kid"])) for row in rows)
+
+
+def test_there_is_a_stand_in_for_every_preset():
+    assert {*STANDINS, "digits"} == set(presets.names())
+    assert Path(ROOT / "presets/digits.yaml").read_text() == Path(ROOT / "params.yaml").read_text()
