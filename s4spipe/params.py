@@ -61,7 +61,7 @@ class Block(BaseModel):
 class Run(Block):
     device: str
     batch_size: Count
-    fit_batch_size: Count = 100
+    fit_batch_size: Count = 200
     compile: bool = False
 
 

@@ -2,7 +2,10 @@
 
 import http.server
 import json
+import os
 import pipes
+import subprocess
+import sys
 import threading
 import urllib.error
 from pathlib import Path
@@ -108,8 +111,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         path = self.path.split("?")[0]
         names = sorted(str(file.relative_to(self.folder)) for file in self.folder.rglob("*") if file.is_file())
         if path.startswith("/api/models/someone/tiny"):
-            about = {"id": "someone/tiny", "modelId": "someone/tiny", "sha": COMMIT, "siblings": [{"rfilename": n} for n in names],
-                     "tags": [], "downloads": 0, "private": False, "disabled": False, "gated": False}  # fmt: skip
+            about = {"id": "someone/tiny", "modelId": "someone/tiny", "sha": COMMIT, "tags": [], "downloads": 0,
+                     "siblings": [{"rfilename": n} for n in names], "private": False, "gated": False}  # fmt: skip
             if "/tree/" in path:
                 about = [
                     {"type": "file", "path": n, "size": (self.folder / n).stat().st_size, "oid": "0"} for n in names
@@ -132,41 +135,37 @@ class Hub(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_a_model_comes_from_a_hub_with_its_commit(project, monkeypatch, tmp_path):
-    """The real client, against a hub on this machine."""
-    import huggingface_hub.constants as hub
-
+def test_a_model_comes_from_a_hub_with_its_commit(project, tmp_path):
+    """The stage and the hub's real client, against a hub on this machine."""
     Hub.folder = pipes.saved(pipes.unconditional()[0], tmp_path / "upload")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(hub, "ENDPOINT", address)
-    monkeypatch.setattr(hub, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setenv("HF_ENDPOINT", address)
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.DIFFUSERS_CACHE", str(tmp_path / "cache"), raising=False)
-    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    model = {
-        "kind": "diffusers",
-        "weights": "models/tiny",
-        "condition": "none",
-        "source": "someone/tiny",
-        "revision": "main",
-    }
-    found = edited(project, model=model, fetch=["models/tiny"])
-    plan = fetch.plan("models/tiny", found)
-    assert plan.sentence == "models/tiny: downloads someone/tiny at main from the hub of models"
-    plan.run()
-    assert json.loads(Path("models/tiny/s4spipe.json").read_text())["commit"] == COMMIT
+    places = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "cache")}
+    environment = {**os.environ, **places, "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(ROOT)}
+
+    def stage(path):
+        command = [sys.executable, "-m", "stages.fetch", path]
+        return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+
+    model = {"kind": "diffusers", "weights": "models/tiny", "condition": "none", "source": "someone/tiny"}
+    edited(project, model=model | {"revision": "main"}, fetch=["models/tiny"])
+    done = stage("models/tiny")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("models/tiny: downloads someone/tiny at main from the hub of models")
     assert models.identity(model)["commit"] == COMMIT
     x, t = torch.randn(1, 3, 8, 8), torch.tensor(5.0)
     here = models.load(model | {"weights": str(Hub.folder)})
     assert torch.equal(models.load(model)(x, t), here(x, t))
-    server.shutdown()
-    plan.run()  # what is there already needs no hub
-    with pytest.raises(
-        UserError, match="models/other: could not download someone/other .*put its folder there yourself"
-    ):
-        other = model | {"weights": "models/other", "source": "someone/other"}
-        fetch.plan("models/other", edited(project, model=other, fetch=["models/other"])).run()
+
+    other = model | {"weights": "models/other", "source": "someone/other"}
+    edited(project, model=other, fetch=["models/other"])
+    failed = stage("models/other")
+    assert failed.returncode == 1
+    assert "Error: models/other: could not download someone/other" in failed.stderr
+    assert "put its folder there yourself" in failed.stderr
+    assert "Traceback" not in failed.stderr
     assert not Path("models/other").exists()
+
+    server.shutdown()
+    edited(project, model=model | {"revision": "main"}, fetch=["models/tiny"])
+    assert stage("models/tiny").returncode == 0  # what is there already needs no hub

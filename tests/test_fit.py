@@ -34,13 +34,13 @@ def pairs(n, seed, net, condition=None):
     return Pairs(x_T, sample(net, teacher, x_T, condition), condition)
 
 
-def learn(phases, scratch, radius=0.0, student=None, seed=0, net=None, rate=0.02):
+def learn(phases, scratch, radius=0.0, student=None, seed=0, net=None, rate=0.02, at_once=100):
     net = Net() if net is None else net
     t = steps.build("logsnr", NOISE, 4)
     student = LMS("ipndm", NOISE, t, 3, Times(NOISE, t)) if student is None else student
     history = fitting.fit(
         student, phases, net, pairs(60, 1, net), pairs(30, 2, net), distance.l2,
-        batch_size=20, learning_rate=rate, radius=radius, seed=seed, scratch=scratch,
+        batch_size=20, learning_rate=rate, radius=radius, seed=seed, scratch=scratch, at_once=at_once,
     )  # fmt: skip
     return student, history
 
@@ -196,3 +196,12 @@ def test_every_family_learns(family, init, tmp_path):
     phase = fitting.Phase(("coefficients", "times"), 6)
     _, history = learn([phase], Scratch(tmp_path), student=student)
     assert min(row["validation"] for row in history) < 0.9 * history[0]["validation"]
+
+
+def test_a_minibatch_in_parts_is_the_same_minibatch(tmp_path):
+    phases, radius = fitting.s4s_alt(1, 1, 1, False), 0.5
+    ends = {n: learn(phases, Scratch(tmp_path / str(n)), radius=radius, at_once=n) for n in (100, 3)}
+    torch.testing.assert_close(*(parameters(student) for student, _ in ends.values()), rtol=1e-6, atol=1e-9)
+    whole, parts = (history for _, history in ends.values())
+    assert any(row["moves"] for row in whole)
+    assert [row["moves"] for row in whole] == [row["moves"] for row in parts]

@@ -145,3 +145,11 @@ def test_the_features_tell_digits_apart():
 def test_features_of_another_network_are_refused():
     with pytest.raises(UserError, match="not the weights of the digits' features network"):
         features.load("digits", WEIGHTS, CPU)
+
+
+def test_labels_of_a_model_without_classes_are_told(tmp_path):
+    import pipes
+
+    folder = pipes.saved(pipes.unconditional()[0], tmp_path / "m")
+    with pytest.raises(UserError, match="model.condition: labels, but this model has no classes; use none"):
+        models.load({"kind": "diffusers", "weights": str(folder), "condition": "labels"})

@@ -18,6 +18,8 @@ def cell(fid):
         "steps": "edm",
         "nfe": 5,
         "depth": 4,
+        "network_calls": 8,
+        "kid": 0.01,
     }
 
 
@@ -40,8 +42,9 @@ def test_csv_has_a_row_per_cell():
     rows = list(csv.DictReader(io.StringIO(tables.to_csv(METRICS))))
     assert len(rows) == 9
     assert rows[1] == {
-        "solver": "ddim", "nfe": "4", "steps": "edm", "depth": "4", "fid": "9.0", "fid_real": "18.0",
-        "teacher_distance": "0.1", "seconds_per_sample": "0.001",
+        "solver": "ddim", "nfe": "4", "steps": "edm", "network_calls": "8", "depth": "4", "fid": "9.0",
+        "fid_real": "18.0", "kid": "0.01", "precision": "", "recall": "", "clip_score": "", "teacher_distance": "0.1",
+        "seconds_per_sample": "0.001",
     }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import torch
 
-from s4spipe.errors import unknown
+from s4spipe.errors import UserError, unknown
 from s4spipe.files import read_json, signature
 from s4spipe.models.denoiser import Denoiser
 from s4spipe.noise import NoiseSchedule
@@ -30,6 +30,8 @@ def load(params: dict, device: torch.device | str = "cpu", *, compiled: bool = F
     that is missing, truncated or holds something else.
     """
     denoiser = _kind(params).load(params)
+    if params.get("condition") == "labels" and not denoiser.num_classes:
+        raise UserError("model.condition: labels, but this model has no classes; use none")
     denoiser.guide(params.get("guidance", 1.0))
     denoiser.identity = identity(params)
     name = params.get("precision", "float32")
