@@ -70,17 +70,18 @@ def main(params: Params, count: int, nfes: tuple[int, ...]) -> None:
         for key in tqdm(cells, "cells", disable=None)
     }
     if not nfes:
-        write_text("docs/seven_schedules.md", page(fids, settings.init, count))
+        write_text("docs/seven_schedules.md", page(fids, params, count))
 
 
-def page(fids: dict[tuple[str, str, int], float], init: str, count: int) -> str:
+def page(fids: dict[tuple[str, str, int], float], params: Params, count: int) -> str:
     """The table: a row for every schedule and solver."""
+    init, teacher = params.s4s.init, params.teacher
     text = [
         "# Seven schedules",
         "",
         f"FID on the embedded model, {count:,} samples. Made by `python -m benchmarks.seven_schedules`. `s4s` starts",
         f"from {init} on the same schedule. DMN starts from logSNR steps, GITS picks from a fine EDM grid, LD3 learns",
-        f"the times of {init} from EDM steps.",
+        f"the times of {init} from EDM steps. The teacher is {teacher.solver} on {teacher.steps} steps.",
         "",
         "| schedule | solver | " + " | ".join(f"NFE {n}" for n in NFES) + " |",
         "|---|---|" + "--:|" * len(NFES),
