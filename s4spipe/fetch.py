@@ -121,6 +121,8 @@ def from_hub(path: str, params: Params) -> None:
     write_json(temporary / ORIGIN, {"source": model.source, "commit": snapshot.name, "asked": model.revision})
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
+    if model.revision != snapshot.name:
+        print(f"{path}: commit {snapshot.name}; to stay with it, make it model.revision in params.yaml")
 
 
 def link(source: str, target: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import pipes
 import subprocess
+import sys
 import warnings
 
 import pytest
@@ -85,11 +86,12 @@ def test_a_solver_comes_from_another_project(tmp_path):
     table = classical.build("ipndm", SD, steps.build("logsnr", SD, 4))
     table.save(tmp_path / "solver.json")
     (tmp_path / "broken.json").write_text("{")
-    for command in ("git init -q", "git config user.email a@b.c", "git config user.name n", "dvc init -q", "git add .",
-                    "dvc add -q solver.json", "git add .", "git commit -qm one", "git tag v1"):  # fmt: skip
-        if command == "dvc add -q solver.json":
-            subprocess.run("git rm -q --cached solver.json", shell=True, cwd=tmp_path, check=True)
-        subprocess.run(command, shell=True, cwd=tmp_path, check=True, capture_output=True)
+    dvc = f"{sys.executable} -m dvc"
+    for command in (
+        "git init -q", "git config user.email a@b.c", "git config user.name n", f"{dvc} init -q",
+        f"{dvc} add -q solver.json", "git add .", "git commit -qm one", "git tag v1",
+    ):  # fmt: skip
+        subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
     loaded = S4SScheduler.from_tableau("solver.json", repo=str(tmp_path), rev="v1")
     assert loaded.tableau.to_dict() == table.to_dict()
     with pytest.raises(UserError, match="no absent.json can be read from that project at v1"):

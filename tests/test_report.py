@@ -52,7 +52,14 @@ def test_the_table_is_aligned_markdown():
     lines = tables.to_markdown(METRICS, [4, 5], LEARNED).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert [cell.strip() for cell in lines[0].split("|")[1:-1]] == ["FID at NFE", "4", "5"]
-    assert "0.950" in lines[-1]
+    assert "0.950" in lines[-2]
+
+
+def test_network_calls_are_told_where_they_are_not_the_nfe():
+    guided = tables.to_markdown(METRICS, [4, 5], LEARNED).splitlines()[-1]
+    assert [cell.strip() for cell in guided.split("|")[1:-1]] == ["network calls", "8", "8"]
+    plain = {s: {n: c | {"network_calls": int(n[3:])} for n, c in cells.items()} for s, cells in METRICS.items()}
+    assert "network calls" not in tables.to_markdown(plain, [4, 5], LEARNED)
 
 
 def test_figures_are_drawn_and_byte_stable(tmp_path):

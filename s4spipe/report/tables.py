@@ -23,7 +23,8 @@ def to_csv(metrics: Metrics) -> str:
 
 
 def to_markdown(metrics: Metrics, nfes: list[int], learned: list[str]) -> str:
-    """FID by solver (rows) and NFE (columns), the learned solvers' gap closed, and the teacher."""
+    """FID by solver (rows) and NFE (columns), the learned solvers' gap closed, the teacher, and under guidance how many
+    network calls a sample needs."""
     teacher = metrics["teacher"]
     ((teacher_nfe, reference),) = teacher.items()
     rows = [["FID at NFE", *map(str, nfes)]]
@@ -33,6 +34,11 @@ def to_markdown(metrics: Metrics, nfes: list[int], learned: list[str]) -> str:
     rows.append([f"teacher ({teacher_nfe.removeprefix('nfe')} NFE)", *[f"{reference['fid']:.3f}"] * len(nfes)])
     for solver in learned:
         rows.append([f"gap closed by {solver}", *(f"{gap_closed(metrics, solver, nfe, learned):.3f}" for nfe in nfes)])
+    calls = [
+        next(cells[f"nfe{nfe}"] for s, cells in metrics.items() if s != "teacher")["network_calls"] for nfe in nfes
+    ]
+    if calls != nfes:
+        rows.append(["network calls", *map(str, calls)])
     first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
     lines = ["| " + " | ".join([name.ljust(first), *map(str.rjust, values, widths)]) + " |" for name, *values in rows]
     lines.insert(1, f"|{'-' * (first + 2)}|" + "".join(f"{'-' * (width + 1)}:|" for width in widths))
