@@ -3,6 +3,7 @@
 import pytest
 import torch
 from diffusers import UNet2DModel
+from torch.utils.checkpoint import checkpoint
 
 from s4spipe import models
 from s4spipe.errors import UserError
@@ -151,6 +152,32 @@ def test_without_a_gpu_half_precision_and_compilation_are_left_out_with_a_word(c
     x, t = torch.randn(2, 1, 8, 8), torch.tensor(1.0)
     assert torch.equal(half(x, t), models.load(params)(x, t))
     assert capsys.readouterr().err == ""
+
+
+def test_a_compiled_network_computes_the_same_and_passes_gradients():
+    """As `load` compiles it on a GPU, with the compiler's front end alone."""
+    params = {"weights": "models/digits.safetensors", "guidance": 2.0}
+    compiled, plain = models.load(params), models.load(params)
+    compiled.net = torch.compile(compiled.net, backend="eager")
+    x, t, labels = torch.randn(3, 1, 8, 8), torch.tensor(1.0), torch.tensor([1, 2, 3])
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    for denoiser, start in zip((compiled, plain), inputs, strict=True):
+        checkpoint(denoiser, start, t, labels, use_reentrant=False).sum().backward()
+    torch.testing.assert_close(compiled(x, t, labels), plain(x, t, labels))
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+
+
+def test_on_another_device_than_a_cpu_precision_and_compilation_are_taken(capsys):
+    asked = {"weights": "models/digits.safetensors", "precision": "bfloat16"}
+    denoiser = models.load(asked, "meta", compiled=True)
+    assert capsys.readouterr().err == ""
+    assert denoiser.precision == torch.bfloat16
+    assert isinstance(denoiser.net, torch._dynamo.eval_frame.OptimizedModule)
+    assert {parameter.device.type for parameter in denoiser.parameters()} == {"meta"}
+    x = torch.empty(2, 1, 8, 8, device="meta", dtype=torch.float64)
+    denoiser = models.load(asked | {"precision": "float32"}, "meta")
+    out = denoiser(x, torch.tensor(1.0, device="meta"), torch.zeros(2, dtype=torch.long, device="meta"))
+    assert (out.shape, out.dtype, out.device.type) == (x.shape, torch.float64, "meta")
 
 
 def test_autocast_computes_in_half_precision_and_keeps_the_state():

@@ -1,5 +1,6 @@
 """The Inception network that FID is defined by, as clean-fid uses it."""
 
+import warnings
 from functools import cached_property
 from pathlib import Path
 
@@ -22,7 +23,9 @@ class Inception(InceptionV3W):
 
     def __init__(self, path: str, mode: str):
         torch.nn.Module.__init__(self)  # the parent's wants a folder, and a fixed name in it
-        self.base = torch.jit.load(path, map_location="cpu").eval()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", FutureWarning)
+            self.base = torch.jit.load(path, map_location="cpu").eval()
         self.layers, self.mode, self.resize_inside = self.base.layers, mode, mode == "legacy_tensorflow"
 
     @cached_property
