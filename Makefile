@@ -1,4 +1,5 @@
 # make repro    build every result        make test    run the tests, and with SLOW=1 the slow ones too
+# make sweep    queue an experiment for each value of a parameter, and run them
 # Both make their own environment in .venv. TORCH is handed to pip before anything else is installed; without it, pip
 # picks the newest torch with CUDA. For a smaller, CPU-only install see README.md.
 TORCH ?=
@@ -7,11 +8,22 @@ BIN := .venv/bin
 # A core that has done its tests takes some of another's; torch would use all cores in each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: repro test lint clean
+# For sweeps (docs/sweeping.md): the parameter and its values, and how many experiments run at a time.
+OVER ?=
+WORKERS ?= 1
+
+.PHONY: repro sweep test lint clean
 
 repro: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 	@echo; cat results/table.md
+
+sweep: .venv/installed
+	$(if $(OVER),,$(error name a parameter and its values, as in: make sweep OVER="s4s.radius=0.01,0.02"))
+	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro teacher_pairs reference real
+	PATH="$(CURDIR)/$(BIN):$$PATH" dvc exp run --queue -S '$(OVER)'
+	PATH="$(CURDIR)/$(BIN):$$PATH" dvc queue start -j $(WORKERS)
+	@echo "dvc queue status shows how far they are, dvc exp show what came out"
 
 test: .venv/installed lint
 	$(PYTEST) $(if $(SLOW),,-m "not slow")

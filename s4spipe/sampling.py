@@ -52,6 +52,8 @@ def sample(
 def belongs(denoiser: Callable, tableau: Tableau) -> None:
     """Warn of a solver that was learned for another model than this one."""
     learned, given = tableau.meta.get("model"), getattr(denoiser, "identity", None)
-    if learned and given and learned["fingerprint"] != given["fingerprint"]:
-        names = [f"{model['source']} ({model['fingerprint']})" for model in (learned, given)]
+    if not (isinstance(learned, dict) and "fingerprint" in learned and given):
+        return  # a classical solver is anyone's
+    if learned["fingerprint"] != given["fingerprint"]:
+        names = [f"{model.get('source')} ({model['fingerprint']})" for model in (learned, given)]
         warnings.warn(f"solver {tableau.name} was learned for {names[0]}, and runs on {names[1]}", stacklevel=3)

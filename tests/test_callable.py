@@ -174,6 +174,10 @@ def test_on_another_device_than_a_cpu_precision_and_compilation_are_taken(capsys
     assert denoiser.precision == torch.bfloat16
     assert isinstance(denoiser.net, torch._dynamo.eval_frame.OptimizedModule)
     assert {parameter.device.type for parameter in denoiser.parameters()} == {"meta"}
+    x = torch.empty(2, 1, 8, 8, device="meta", dtype=torch.float64)
+    denoiser = models.load(asked | {"precision": "float32"}, "meta")
+    out = denoiser(x, torch.tensor(1.0, device="meta"), torch.zeros(2, dtype=torch.long, device="meta"))
+    assert (out.shape, out.dtype, out.device.type) == (x.shape, torch.float64, "meta")
 
 
 def test_autocast_computes_in_half_precision_and_keeps_the_state():

@@ -112,7 +112,7 @@ def test_a_solver_on_another_model_is_warned_of():
     noise = denoiser.noise_schedule
     own, other = denoiser.identity, denoiser.identity | {"source": "other", "fingerprint": "0" * 16}
     x = torch.randn(1, 1, 8, 8)
-    for made_for in ({}, {"model": own}):
+    for made_for in ({}, {"model": own}, {"model": "hand-made"}, {"model": {"source": "x"}}):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             sample(denoiser, classical.build("ddim", noise, steps.build("edm", noise, 2), made_for), 80 * x)

@@ -1,14 +1,17 @@
 """One learned solver from the pipeline's parameters and pairs: the body of every stage that learns."""
 
+from pathlib import Path
+
+import s4spipe
 from s4spipe import distance, features, models
 from s4spipe.distill.fit import COEFFICIENTS, TIMES, Phase, fit, s4s, s4s_alt
 from s4spipe.families import FAMILIES, Times
-from s4spipe.files import Scratch, fingerprint, write_json
+from s4spipe.files import Scratch, fingerprint, signature, write_json
 from s4spipe.pairs import Pairs
 from s4spipe.params import S4S, Arm, Params, device
 from s4spipe.tableau import Tableau
 
-PAIRS = ("pairs/train.safetensors", "pairs/validation.safetensors")
+PAIRS = (Path("pairs/train.safetensors"), Path("pairs/validation.safetensors"))
 
 
 def phases(settings: S4S | Arm) -> list[Phase]:
@@ -57,6 +60,7 @@ def solver(name: str, nfe: int, settings: S4S | Arm, params: Params) -> None:
         description=f"{name} {nfe} NFE",
     )
     write_json(params.solver_path(name, f"{nfe}.history"), history)
-    meta = {"family": family, "steps": settings.steps, "model": denoiser.identity, "params": about, **student.table()}
+    origin = {"model": denoiser.identity, "pairs": signature(PAIRS[0].parent), "s4spipe": s4spipe.__version__}
+    meta = {"family": family, "steps": settings.steps, **origin, "params": about, **student.table()}
     student(name, meta).save(params.solver_path(name, nfe))
     scratch.clear()

@@ -57,7 +57,9 @@ class Denoiser(nn.Module):
         return unconditional + self.guidance * (conditional - unconditional)
 
     def _predict(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        with torch.autocast(x.device.type, self.precision, enabled=self.precision != torch.float32):
+        if self.precision == torch.float32:
+            return self.predict(x, t, condition)
+        with torch.autocast(x.device.type, self.precision):
             return self.predict(x, t, condition)
 
     @property
