@@ -6,7 +6,9 @@ import pipes
 import diffusers
 import numpy as np
 import pytest
+import standins
 import torch
+from safetensors.torch import load_file
 
 from s4spipe import classical, models, prompts, steps
 from s4spipe.errors import UserError
@@ -157,14 +159,9 @@ def test_gradients_reach_the_noise_and_not_the_network(adapter):
 
 def test_a_class_conditional_latent_model_attends_to_a_table(tmp_path):
     torch.manual_seed(0)
-    pipe = pipes.latent_unconditional()
-    pipe.register_modules(unet=diffusers.UNet2DConditionModel(
-        sample_size=8, in_channels=3, out_channels=3, block_out_channels=(8, 16), norm_num_groups=4,
-        layers_per_block=1, attention_head_dim=2, cross_attention_dim=12,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    ))  # fmt: skip
-    folder, table = pipes.saved(pipe, tmp_path / "m"), torch.randn(5, 12)
-    write_tensors(folder / "class_embedding.safetensors", {"weight": table})
+    folder = standins.class_conditional_ldm(tmp_path / "m")
+    pipe = diffusers.LDMPipeline.from_pretrained(folder)
+    table = load_file(folder / "class_embedding.safetensors")["weight"]
     denoiser = models.load({"kind": "diffusers", "weights": str(folder), "guidance": 2.0})
     assert denoiser.num_classes == 4
     x, t = torch.randn(2, 3, 8, 8), torch.tensor(300.0)
