@@ -172,6 +172,19 @@ def test_a_class_conditional_latent_model_attends_to_a_table(tmp_path):
         assert (denoiser(x, t, torch.tensor([1, 3])) - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
+@torch.no_grad()
+def test_a_class_conditional_flow_model(tmp_path):
+    """As SiT is, in DiT's pipeline: velocities, and times from 0 to 1000."""
+    torch.manual_seed(0)
+    pipe, _ = pipes.classes()
+    pipe.register_modules(scheduler=diffusers.FlowMatchEulerDiscreteScheduler())
+    folder = pipes.saved(pipe, tmp_path / "m")
+    denoiser = models.load({"kind": "diffusers", "weights": str(folder), "condition": "labels"})
+    x, t, labels = torch.randn(2, 4, 4, 4), torch.tensor(0.3), torch.tensor([7, 8])
+    velocity = pipe.transformer(x, timestep=torch.full((2,), 300.0), class_labels=labels).sample[:, :4]
+    torch.testing.assert_close(denoiser(x, t, labels), x - 0.3 * velocity, rtol=1e-4, atol=1e-5)
+
+
 def test_an_old_flat_upload_is_read(tmp_path):
     torch.manual_seed(0)
     pipe, _ = pipes.unconditional()
