@@ -102,12 +102,10 @@ def from_hub(path: str, params: Params) -> None:
 
     folder, model = Path(path), params.model
     if folder.exists():
-        there = read_json(folder / ORIGIN) if (folder / ORIGIN).exists() else {}
-        if there.get("source") in (None, model.source) and model.revision in (
-            None,
-            there.get("asked"),
-            there.get("commit"),
-        ):
+        if not (folder / ORIGIN).exists():
+            return  # the user's own
+        there = read_json(folder / ORIGIN)
+        if there["source"] == model.source and model.revision in (None, there["asked"], there["commit"]):
             return
     try:
         snapshot = Path(DiffusionPipeline.download(model.source, revision=model.revision))

@@ -169,3 +169,7 @@ def test_a_model_comes_from_a_hub_with_its_commit(project, tmp_path):
 
     server.shutdown()
     fetch.plan("models/tiny", edited(project, model=model | {"revision": "main"})).run()  # it is there: no hub is asked
+    (project / "models/own").mkdir()
+    own = model | {"weights": "models/own", "revision": "main"}
+    fetch.plan("models/own", edited(project, model=own)).run()  # a folder of the user's is left as it is
+    assert not any((project / "models/own").iterdir())
