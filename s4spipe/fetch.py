@@ -45,7 +45,7 @@ class Plan:
 def plan(path: str, params: Params) -> Plan:
     """How the file or folder at `path` comes to be there.
 
-    Raises UserError for a path that is not the model's and whose name is none of a file that is known here.
+    Raises UserError for a file that is not there, is not the model's, and has a name that is not known here.
     """
     model = params.model
     if path == model.weights and model.kind == "diffusers" and model.source:
@@ -55,6 +55,8 @@ def plan(path: str, params: Params) -> Plan:
         pickle = model.source or Path(path).with_suffix(".pkl").name
         return Plan(f"{path}: converts {pickle}" + ("" if Path(pickle).exists() else f", from {address(pickle)}"),
                     lambda: converted(path, pickle))  # fmt: skip
+    if Path(path).exists():
+        return Plan(f"{path}: is there already", lambda: None)
     return Plan(f"{path}: downloads {address(path)}", lambda: download(path, address(path)))
 
 

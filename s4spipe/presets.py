@@ -33,7 +33,7 @@ def describe(name: str) -> str:
         lines.append(f"to be put there by you: {about['yourself']}")
     for path in params.fetch:
         size = about["download"][path]
-        there = " (there already)" if Path(path).exists() else f", about {size} MB"
+        there = "" if Path(path).exists() else f", about {size} MB"
         lines.append(f"download: {fetch.plan(path, params).sentence}{there}")
     if "gflop" in about:
         evaluations, hours = cost.network_evaluations(params), cost.gpu_hours(params, about["gflop"])

@@ -46,6 +46,14 @@ def test_where_files_are_from_is_known_by_their_names():
         fetch.address("models/mine.npz")
 
 
+def test_a_file_of_any_name_that_is_there_needs_no_address(project):
+    Path("mine.npz").write_text("mine")
+    plan = fetch.plan("mine.npz", params.load("params.yaml"))
+    plan.run()
+    assert plan.sentence == "mine.npz: is there already"
+    assert Path("mine.npz").read_text() == "mine"
+
+
 def test_statistics_of_clean_fid_are_where_its_package_looks(monkeypatch):
     from cleanfid import features
 

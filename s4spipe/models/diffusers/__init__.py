@@ -1,6 +1,5 @@
 """Pipelines of diffusers, from a folder that `save_pretrained` or a download left."""
 
-import json
 from pathlib import Path
 
 from s4spipe.errors import UserError, unknown
@@ -50,5 +49,5 @@ def scheduler_config(folder: Path) -> dict:
     """The config of the pipeline's own scheduler, in its folder, or beside the others as old uploads have it."""
     for path in (folder / "scheduler", folder):
         if (path / "scheduler_config.json").exists():
-            return json.loads((path / "scheduler_config.json").read_text())
+            return read_json(path / "scheduler_config.json")
     raise UserError(f"{folder}: holds no scheduler_config.json, which says what noise the model was trained under")
