@@ -32,7 +32,7 @@ class Setting:
 
     @cached_property
     def references(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        real = fid.real(self.params.fid.real[0], self.net, self.device)
+        real = fid.real(self.params.fid.real, self.net, self.device)
         statistics = {"fid": fid.load_statistics(self.params.fid.reference), "fid_real": real}
         return {
             key: tuple(np.asarray(found[part]) for part in ("mean", "covariance")) for key, found in statistics.items()

@@ -7,7 +7,7 @@ import torch
 
 from s4spipe import cost, models
 from s4spipe.pairs import draw, synchronize
-from s4spipe.params import Params, device
+from s4spipe.params import NO_PROMPTS, Params, device
 
 
 def report(params: Params) -> str:
@@ -18,8 +18,7 @@ def report(params: Params) -> str:
     lines = ["params.yaml is right"]
     fid = params.fid
     files = [("model.weights", params.model.weights), ("perceptual.weights", params.perceptual.weights)]
-    files += [("fid.features", fid.features), *(("fid.real", path) for path in fid.real)]
-    files += [("prompts", path) for path in params.prompts]
+    files += [("fid.features", fid.features), ("fid.real", fid.real), ("prompts", params.prompts)]
     for key, path in files:
         if not Path(path).exists():
             lines.append(
@@ -30,7 +29,7 @@ def report(params: Params) -> str:
     lines.append("network evaluations, if nothing is cached:")
     lines += [f"  {part:24} {count:>14,}" for part, count in evaluations.items()]
     lines.append(f"  {'together':24} {total:>14,}")
-    needs = [params.model.weights, *(["conditions/prompts.safetensors"] if params.prompts else [])]
+    needs = [params.model.weights, *(["conditions/prompts.safetensors"] if params.prompts != NO_PROMPTS else [])]
     if all(Path(path).exists() for path in needs):
         seconds, image = measure(params)
         hours, minutes = divmod(round(total * seconds / 60), 60)

@@ -72,6 +72,18 @@ def compare(one: Path, other: Path) -> None:
 
 
 @main.command()
+@click.argument("one")
+@click.argument("other")
+@click.argument("page", type=click.Path(path_type=Path), default="diff.html")
+def diff(one: str, other: str, page: Path) -> None:
+    """Compare two experiments (or branches, tags, commits, the `workspace`) on one PAGE of HTML."""
+    from s4spipe.report import revisions  # seconds to import
+
+    revisions.compare(one, other, page)
+    click.echo(page)
+
+
+@main.command()
 @click.argument("solver", type=click.Path(path_type=Path))
 @click.argument("sheet", type=click.Path(path_type=Path))
 @click.option("--count", default=10, show_default=True, type=click.IntRange(1, 100), help="Images, one noise each.")

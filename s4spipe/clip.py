@@ -33,7 +33,7 @@ def score(images: np.ndarray, params: Params, device: torch.device, batch_size: 
     except (OSError, ValueError) as error:
         raise UserError(f"fid.clip: no CLIP model at {path!r} ({str(error).splitlines()[0][:150]}); give "
                         "a local folder, or null") from None  # fmt: skip
-    texts, cosines = prompts.read(params.prompts[0]), []
+    texts, cosines = prompts.read(params.prompts), []
     for start in tqdm(range(0, len(images), batch_size), "clip", unit="batch", disable=None):
         batch = torch.from_numpy(np.array(images[start : start + batch_size]))
         asked = [texts[i % len(texts)] for i in range(start, start + len(batch))]

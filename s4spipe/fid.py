@@ -6,29 +6,51 @@ from pathlib import Path
 import numpy as np
 import torch
 from cleanfid import fid as cleanfid
+from tqdm import tqdm
 
+from s4spipe import ranks
 from s4spipe.errors import UserError
 from s4spipe.files import missing, read_array, read_tensors
 
 KEPT = 10_000  # features of real images, for KID, precision and recall
+FILES = 500  # of a folder, between two signs of progress
 
 
 def features(images: np.ndarray, net: torch.nn.Module, device: torch.device, batch_size: int = 500) -> np.ndarray:
-    """Features [n, d], float64, of uint8 images [n, C, H, W], by a network of `s4spipe.features`."""
+    """Features [n, d], float64, of uint8 images [n, C, H, W], by a network of `s4spipe.features`.
+
+    Several processes look at a part of the images each, and all get all features.
+    """
+    starts = range(0, len(images), batch_size)
+    own = ranks.share(starts)
     chunks = [
-        cleanfid.get_model_features(
-            lambda z, chunk=images[start : start + batch_size]: torch.from_numpy(np.array(chunk)),
-            net,
-            z_dim=1,
-            num_gen=len(images[start : start + batch_size]),
-            batch_size=len(images[start : start + batch_size]),
-            device=device,
-            verbose=False,
-            custom_fn_resize=net.resize,
-        )
-        for start in range(0, len(images), batch_size)
+        batch_features(torch.from_numpy(np.array(images[start : start + batch_size])), net, device)
+        for start in tqdm(own, "features", unit="batch", disable=None if ranks.first() else True)
     ]
-    return np.concatenate(chunks).astype(np.float64)
+    return _whole(chunks, own, batch_size, len(images))
+
+
+def batch_features(images: torch.Tensor, net: torch.nn.Module, device: torch.device) -> torch.Tensor:
+    """Features [n, d], float32, on the CPU, of one batch of images, by clean-fid."""
+    seen = cleanfid.get_model_features(
+        lambda z: images,
+        net,
+        z_dim=1,
+        num_gen=len(images),
+        batch_size=len(images),
+        device=device,
+        verbose=False,
+        custom_fn_resize=net.resize,
+    )
+    return torch.from_numpy(seen).float()
+
+
+def _whole(chunks: list[torch.Tensor], starts: range, size: int, count: int) -> np.ndarray:
+    """All processes' features, out of each one's chunks."""
+    places = [torch.arange(start, min(start + size, count)) for start in starts]
+    width = int(ranks.add_up(torch.tensor(chunks[0].shape[1] if ranks.first() else 0)))
+    rows = torch.cat([torch.empty(0, width), *chunks])
+    return ranks.gather(rows, torch.cat([torch.arange(0), *places]), count).numpy().astype(np.float64)
 
 
 def real(path: str, net: torch.nn.Module, device: torch.device) -> dict[str, torch.Tensor]:
@@ -66,10 +88,17 @@ def _of_folder(folder: Path, net: torch.nn.Module, device: torch.device) -> np.n
         raise UserError(
             f"{folder}: holds no images ({', '.join(sorted(k for k in cleanfid.EXTENSIONS if k.islower()))})"
         )
-    seen = cleanfid.get_folder_features(
-        str(folder), net, num_workers=0, device=device, custom_fn_resize=net.resize, verbose=sys.stderr.isatty()
-    )
-    return seen.astype(np.float64)
+    files = sorted(str(path) for path in folder.rglob("*") if path.suffix[1:] in cleanfid.EXTENSIONS)
+    starts = range(0, len(files), FILES)
+    own = ranks.share(starts)
+    chunks = []
+    for start in tqdm(own, "features", unit="batch", disable=None if ranks.first() else True):
+        some = files[start : start + FILES]
+        seen = cleanfid.get_files_features(
+            some, net, num_workers=0, device=device, custom_fn_resize=net.resize, verbose=False
+        )
+        chunks.append(torch.from_numpy(seen).float())
+    return _whole(chunks, own, FILES, len(files))
 
 
 def statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +109,7 @@ def statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     n, d = features.shape
     if n < 2:
         raise UserError(f"FID needs more than {n} samples: raise sample.count")
-    if n <= d:
+    if n <= d and ranks.first():
         print(f"FID of {n} samples in {d} dimensions means little: more than {d} are needed", file=sys.stderr)
     return features.mean(0), np.cov(features, rowvar=False)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from s4spipe import ranks
 from s4spipe.errors import UserError
 from s4spipe.files import Scratch, read_tensors, write_tensors
 from s4spipe.models.denoiser import Denoiser
@@ -93,13 +94,16 @@ def solve(
 
     With `finish` a shard is only what that makes of x_0 (as `x_0`), and the seconds before it.
 
-    A shard that `scratch` has is not made again.
+    A shard that `scratch` has is not made again. Several processes make a part of the shards each; the first one then
+    gets them all, the others none.
     """
     ranges = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
-    bar = tqdm(total=count, desc=f"{tableau.name} {stream}", unit="sample", disable=None)
-    for indices in ranges:
+    own = ranks.share(ranges)
+    shown = None if ranks.first() else True
+    bar = tqdm(total=sum(map(len, own)), desc=f"{tableau.name} {stream}", unit="sample", disable=shown)
 
-        def make(indices: range = indices) -> dict:
+    def get(indices: range) -> dict:
+        def make() -> dict:
             x_T, condition = draw(denoiser, stream, seed, indices, conditional)
             on_device = None if condition is None else condition.to(device)
             started = time.perf_counter()
@@ -111,9 +115,17 @@ def solve(
             shard = {"x_T": x_T, "x_0": x_0.cpu(), "seconds": seconds}
             return shard if condition is None else shard | {"condition": condition}
 
-        yield scratch.once(f"{stream}-{indices.start}-{indices.stop}", make)
+        return scratch.once(f"{stream}-{indices.start}-{indices.stop}", make)
+
+    for indices in own:
+        shard = get(indices)
         bar.update(len(indices))
+        if ranks.world() == 1:
+            yield shard
     bar.close()
+    if ranks.world() > 1:
+        ranks.wait()
+        yield from map(get, ranges if ranks.first() else [])
 
 
 def synchronize(device: torch.device) -> None:

@@ -8,13 +8,17 @@ import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML, YAMLError
 
-from s4spipe import classical, steps
+from s4spipe import classical, ranks, steps
 from s4spipe.distance import DISTANCES
 from s4spipe.errors import UserError, unknown
 from s4spipe.families import FAMILIES
 from s4spipe.features import FOR_DISTANCE, FOR_FID, MODES
 from s4spipe.models import KINDS, PRECISIONS
 from s4spipe.steps import SEARCHED
+
+# What stands for none: DVC wants to see a file.
+NO_PROMPTS = "prompts/none.txt"
+NO_IMAGES = "statistics/none.txt"
 
 
 def _one_of(what: str, known) -> type:
@@ -63,6 +67,7 @@ class Run(Block):
     batch_size: Count
     fit_batch_size: Count = 200
     compile: bool = False
+    launcher: str | None = None
 
 
 class Model(Block):
@@ -176,7 +181,7 @@ class Fid(Block):
     network: _one_of("features network", FOR_FID) = "digits"
     mode: _one_of("mode of FID", MODES) = "clean"
     features: str
-    real: Annotated[list[str], Field(max_length=1)]
+    real: str
     reference: str
     clip: str | None = None
 
@@ -191,7 +196,7 @@ class Params(Block):
     run: Run
     model: Model
     fetch: list[str]
-    prompts: Annotated[list[str], Field(max_length=1)]
+    prompts: str
     perceptual: Perceptual
     train_digits: TrainDigits
     train_features: TrainFeatures
@@ -215,8 +220,16 @@ class Params(Block):
         return ["s4s", "s4s_alt", *self.learned]
 
     def solver_path(self, solver: str, nfe: int | str) -> str:
-        """Where the tableau of a solver lies."""
+        """Where the tableau of a solver lies, in git; that of a learned one with what was measured of it."""
         return f"{self.model.solvers}/{solver}/{nfe}.json"
+
+    def fit_path(self, solver: str, nfe: int | str) -> str:
+        """Where a learned solver lies before anything is measured of it, and what it started from."""
+        return f"fits/{solver}/{nfe}.json"
+
+    def table_path(self, solver: str, nfe: int) -> str:
+        """The tableau to sample with."""
+        return (self.fit_path if solver in self.learned_solvers else self.solver_path)(solver, nfe)
 
     def arm(self, name: str) -> Arm:
         """The settings of `arms.<name>`: those of s4s_alt, but for what the block says otherwise."""
@@ -285,16 +298,16 @@ class Params(Block):
 
     def _check_model(self) -> None:
         model = self.model
-        if (model.condition == "prompts") != bool(self.prompts):
-            raise UserError("prompts: must name one file of prompts if model.condition is prompts, and none otherwise, "
-                            f"got {self.prompts}")  # fmt: skip
+        if (model.condition == "prompts") != (self.prompts != NO_PROMPTS):
+            raise UserError(f"prompts: must name a file of prompts if model.condition is prompts, and {NO_PROMPTS} "
+                            f"otherwise, got {self.prompts}")  # fmt: skip
         if model.condition == "prompts" and model.kind != "diffusers":
             raise UserError(
                 f"model.condition: prompts are for text-to-image models of kind diffusers, not {model.kind}"
             )
-        if self.reference.source == "real" and not self.fid.real:
+        if self.reference.source == "real" and self.fid.real == NO_IMAGES:
             raise UserError("reference.source: real needs real images, named in fid.real")
-        if self.fid.clip and not self.prompts:
+        if self.fid.clip and self.prompts == NO_PROMPTS:
             raise UserError("fid.clip: a CLIP score needs prompts; set it to null")
         if model.kind != "digits":
             for solver in self.classical:
@@ -344,9 +357,14 @@ def _sentence(error: dict, block: type[BaseModel] = Params) -> str:
 
 
 def device(name: str) -> torch.device:
-    """The device named `name`; `auto` is CUDA where there is one, else the CPU. Raises UserError for an absent one."""
+    """The device named `name`; `auto` is CUDA where there is one, else the CPU. Raises UserError for an absent one.
+
+    Of several processes on a machine each has its own: `auto` and `cuda` are the GPU of its rank.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and ranks.world() > 1 and torch.cuda.is_available():
+        name = f"cuda:{ranks.local_rank() % torch.cuda.device_count()}"
     try:
         chosen = torch.device(name)
         torch.zeros(1, device=chosen)

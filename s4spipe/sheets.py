@@ -25,5 +25,6 @@ def sample(params: Params, tableau: Tableau, count: int, seed: int, path: Path) 
         chosen = None if condition is None else condition[rows].to(on)
         images.append(torch.from_numpy(to_uint8(denoiser.decode(run(denoiser, tableau, x_T[rows].to(on), chosen)))))
     seconds = time.perf_counter() - started
-    figures.sample_sheet([(tableau.name, torch.cat(images).numpy())], f"{tableau.nfe} evaluations", path)
+    sheet = figures.sample_sheet([(tableau.name, torch.cat(images).numpy())], f"{tableau.nfe} evaluations")
+    figures.save(sheet, path)
     return seconds

@@ -9,7 +9,7 @@ from functools import wraps
 
 import click
 
-from s4spipe import params
+from s4spipe import params, ranks
 from s4spipe.errors import UserError
 
 
@@ -22,10 +22,26 @@ def command(stage: Callable) -> click.Command:
         try:
             stage(params.load(), **arguments)
         except UserError as error:
-            click.echo(f"Error: {error}", err=True)
+            who = "Error" if ranks.first() else f"Error (process {ranks.rank()})"
+            click.echo(f"{who}: {error}", err=True)
             sys.exit(1)
 
     return click.command()(run)
+
+
+def divided(stage: Callable) -> click.Command:
+    """As `command`, for a stage whose work several processes can share: with `run.launcher`, they run it."""
+
+    @wraps(stage)
+    def run(params, **arguments):
+        if params.run.launcher and not ranks.launched():
+            ranks.launch(params.run.launcher, sys.modules["__main__"].__spec__.name, sys.argv[1:])
+            return
+        ranks.join()
+        stage(params, **arguments)
+        ranks.leave()
+
+    return command(run)
 
 
 def _follow_parent() -> None:
@@ -33,7 +49,7 @@ def _follow_parent() -> None:
     parent = os.getppid()
 
     def watch():
-        while os.getppid() == parent:
+        while os.getppid() == parent and not ranks.starter_is_gone():
             time.sleep(1)
         os._exit(1)
 

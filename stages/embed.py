@@ -1,17 +1,19 @@
 """Embed prompts by the model's own text encoders, once for all stages."""
 
-import click
-
 from s4spipe import models, prompts, stage
 from s4spipe.files import write_tensors
-from s4spipe.models.diffusers.prompts import EMBEDDINGS, embed
-from s4spipe.params import Params, device
+from s4spipe.params import NO_PROMPTS, Params, device
+
+EMBEDDINGS = "conditions/prompts.safetensors"
 
 
 @stage.command
-@click.argument("path")
-def main(params: Params, path: str) -> None:
-    texts, model = prompts.read(path), params.model.model_dump()
+def main(params: Params) -> None:
+    if params.prompts == NO_PROMPTS:  # nothing to make; DVC wants the file
+        return write_tensors(EMBEDDINGS, {}, {"count": 0})
+    from s4spipe.models.diffusers.prompts import embed  # seconds to import
+
+    texts, model = prompts.read(params.prompts), params.model.model_dump()
     tensors = embed(model, texts, device(params.run.device))
     about = {"count": len(texts), "guided": len(tensors["embeds"]) > len(texts), "model": models.identity(model)}
     write_tensors(EMBEDDINGS, tensors, about)

@@ -7,7 +7,7 @@ from s4spipe.distill import learn
 from s4spipe.params import Params
 
 
-@stage.command
+@stage.divided
 @click.argument("arm")
 @click.argument("nfe", type=int)
 def main(params: Params, arm: str, nfe: int) -> None:

@@ -7,7 +7,7 @@ from s4spipe.distill import learn
 from s4spipe.params import Params
 
 
-@stage.command
+@stage.divided
 @click.argument("nfe", type=int)
 def main(params: Params, nfe: int) -> None:
     learn.solver("s4s_alt", nfe, params.arm("s4s_alt"), params)

@@ -1,21 +1,21 @@
-"""Sample with a solver: one uint8 array of images, and how long a sample took."""
+"""Sample with a solver: one uint8 array of images, a few samples' trajectories, and how long a sample took."""
 
 import click
 import torch
 
-from s4spipe import images, models, stage
-from s4spipe.files import Scratch, fingerprint, write_arrays, write_json
-from s4spipe.pairs import solve
+from s4spipe import images, models, ranks, stage, trajectories
+from s4spipe.files import Scratch, fingerprint, write_arrays, write_json, write_tensors
+from s4spipe.pairs import draw, solve
 from s4spipe.params import Params, device
 from s4spipe.tableau import Tableau
 
 
-@stage.command
+@stage.divided
 @click.argument("solver")
 @click.argument("nfe", type=int)
 def main(params: Params, solver: str, nfe: int) -> None:
     settings, model, on = params.sample, params.model.model_dump(), device(params.run.device)
-    path = params.solver_path(solver, nfe)
+    path, conditional = params.table_path(solver, nfe), params.model.condition != "none"
     denoiser, tableau = models.load(model, on, compiled=params.run.compile), Tableau.load(path)
     scratch = Scratch(fingerprint("sample", model, settings.model_dump(), files=(params.model.weights, path)))
     shards = solve(
@@ -27,7 +27,7 @@ def main(params: Params, solver: str, nfe: int) -> None:
         params.run.batch_size,
         on,
         scratch,
-        params.model.condition != "none",
+        conditional,
         finish=lambda x_0: torch.from_numpy(images.to_uint8(denoiser.decode(x_0))),
     )
     seconds = 0.0
@@ -38,7 +38,14 @@ def main(params: Params, solver: str, nfe: int) -> None:
             seconds += shard["seconds"]
             yield shard["x_0"].numpy()
 
+    if not ranks.first():
+        return list(shards)
     write_arrays(f"samples/{solver}-{nfe}.npy", arrays(), settings.count)
+    shown = range(min(trajectories.SHOWN, settings.count))
+    x_T, condition = draw(denoiser, "sample", settings.seed, shown, conditional)
+    condition = None if condition is None else condition.to(on)
+    path = trajectories.states(denoiser, tableau, x_T.to(on), condition)
+    write_tensors(f"samples/{solver}-{nfe}.safetensors", {"states": path})
     about = {
         "nfe": tableau.nfe,
         "depth": tableau.depth,

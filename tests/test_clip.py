@@ -21,7 +21,7 @@ def settings(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def make(path):
-        edit(tmp_path, model={"kind": "diffusers", "condition": "prompts"}, prompts=["prompts.txt"], fid={"clip": path},
+        edit(tmp_path, model={"kind": "diffusers", "condition": "prompts"}, prompts="prompts.txt", fid={"clip": path},
              classical=["ddim"], classical_steps={"ddim": "logsnr"})  # fmt: skip
         return params.load("params.yaml")
 

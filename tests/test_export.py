@@ -47,7 +47,7 @@ def test_a_solver_of_a_pipeline_is_exported_and_runs_from_its_folder(project):
     (pipe / "s4spipe.json").write_text(json.dumps(origin))
     solvers = dict.fromkeys(YAML(typ="safe").load(project / "params.yaml")["classical"], "logsnr")
     edit(project, model={"kind": "diffusers", "weights": "models/sd", "condition": "prompts", "guidance": 3.0},
-         prompts=["p.txt"], classical_steps=solvers)  # fmt: skip
+         prompts="p.txt", classical_steps=solvers)  # fmt: skip
     identity = models.identity({"kind": "diffusers", "weights": "models/sd"})
     meta = {"family": "lms", "model": identity, "params": {"init": "ipndm", "order": 3}}
     table = classical.build("ipndm", SD, steps.build("logsnr", SD, 4), meta)

@@ -14,19 +14,22 @@ STAGES = {
                      {"train_digits": {"steps": 20, "batch_size": 16}}),
     "train_features": (["train_features"], ["models/features.safetensors"], {"train_features": {"epochs": 3}}),
     "digits_images": (["digits_images"], ["models/digits.npy"], {}),
-    "real": (["real", "models/digits.npy"], ["statistics/real.safetensors"], {}),
+    "real": (["real"], ["statistics/real.safetensors"], {}),
     "reference": (["reference"], ["tiny/reference.safetensors"],
                   {"fid": {"reference": "tiny/reference.safetensors"}, "reference": {"count": 70}}),
     "teacher": (["classical", "teacher", "6", "solvers/teacher/6.json"], ["solvers/teacher/6.json"], {}),
     "search": (["search", "gits"], ["schedules/gits.json"], {"gits": {"grid": 6, "noises": 70}}),
     "teacher_pairs": (["teacher_pairs"], ["pairs/train.safetensors", "pairs/validation.safetensors"], {}),
     "classical": (["classical", "ddim", "3", "solvers/ddim/3.json"], ["solvers/ddim/3.json"], {}),
-    "fit_s4s": (["fit_s4s", "3"], ["solvers/s4s/3.json", "solvers/s4s/3.history.json"], {"s4s": {"epochs": 2}}),
-    "refine_s4s_alt": (["refine_s4s_alt", "3"], ["solvers/s4s_alt/3.json", "solvers/s4s_alt/3.history.json"], {}),
-    "sample": (["sample", "ddim", "3"], ["samples/ddim-3.npy"], {}),
-    "evaluate_fid": (["evaluate_fid", "ddim", "3"], ["evaluations/ddim-3.json"], {}),
-    "report": (["report"], ["results/metrics.json", "results/fid.csv", "results/table.md", *(
-        f"results/figures/{name}.png" for name in ("fid", "loss-3", "samples-3", "coefficients-3"))], {}),
+    "fit_s4s": (["fit_s4s", "3"], ["fits/s4s/3.json", "fits/s4s/3.history.json"], {"s4s": {"epochs": 2}}),
+    "refine_s4s_alt": (["refine_s4s_alt", "3"], ["fits/s4s_alt/3.json", "fits/s4s_alt/3.history.json"], {}),
+    "sample": (["sample", "ddim", "3"], ["samples/ddim-3.npy", "samples/ddim-3.safetensors"], {}),
+    "evaluate_fid": (["evaluate_fid", "s4s", "3"],
+                     ["evaluations/s4s-3.json", "evaluations/s4s-3.png", "solvers/s4s/3.json"], {}),
+    "report": (["report"], [
+        *(f"results/{name}" for name in ("metrics.json", "fid.csv", "fid.json", "table.md", "report.html")),
+        *(f"results/figures/{name}.png" for name in ("fid", "loss-3", "samples-3", "coefficients-3")),
+    ], {}),
 }  # fmt: skip
 FORK = multiprocessing.get_context("forkserver")
 # What the stages import, once for all the processes forked below.

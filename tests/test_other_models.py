@@ -17,7 +17,7 @@ from dvc.repo import Repo
 from pipeline import ROOT, edit
 from ruamel.yaml import YAML
 
-from s4spipe import presets
+from s4spipe import params, presets
 
 pytestmark = pytest.mark.slow
 
@@ -153,9 +153,9 @@ def test_every_stage_runs_on_a_stand_in_for_a_presets_model(name, clone):
     edit(clone, **TOY, fetch=[])
     standins.inception(clone / settings["fid"]["features"])
     standins.alexnet(clone / settings["perceptual"]["weights"])
-    for real in settings["fid"]["real"]:
+    if (real := settings["fid"]["real"]) != params.NO_IMAGES:
         standins.statistics(clone / real)
-    for prompts in settings["prompts"]:
+    if (prompts := settings["prompts"]) != params.NO_PROMPTS:
         (clone / prompts).write_text("a cat\nthe sea\na dog on a hill\n")
     stages = in_order(clone)
     said = run_all(clone, *(stage.cmd for stage in stages))
@@ -181,8 +181,9 @@ def test_every_stage_runs_on_other_models(name, clone):
     np.save(clone / "data/real.npy", rng.integers(0, 256, (20, 3, 8, 8), dtype=np.uint8))
     settings = TOY | {"sample": {"count": 20}}
     edit(clone, **settings)
-    edit(clone, model=model | weights, prompts=["prompts/examples.txt"] * (model.get("condition") == "prompts"),
-         fid={"network": "inception", "features": "models/inception.pt", "real": ["data/real.npy"]},
+    prompts = "prompts/examples.txt" if model.get("condition") == "prompts" else params.NO_PROMPTS
+    edit(clone, model=model | weights, prompts=prompts,
+         fid={"network": "inception", "features": "models/inception.pt", "real": "data/real.npy"},
          s4s={"steps": "logsnr"}, s4s_alt={"steps": "logsnr"}, reference={"steps": "logsnr"},
          classical_steps={"ddim": "logsnr", "ipndm": "logsnr"})  # fmt: skip
     run_all(clone, *(stage.cmd for stage in in_order(clone)))

@@ -26,6 +26,10 @@ def test_results_hold_exactly_the_cells_that_params_name(project):
         cell["fid"] > 0 and cell["seconds_per_sample"] > 0 for cells in metrics.values() for cell in cells.values()
     )
     assert metrics["teacher"]["nfe6"]["teacher_distance"] == 0
+    assert {path.name for path in (project / "fits/s4s").glob("*.json")} == {"3.json", "3.history.json", "3.start.json"}
+    page = (project / "results/report.html").read_text()
+    assert all(name in page for name in ("ddim", "s4s_alt", "NFE 3"))
+    assert "ipndm" not in page  # evaluated at other parameters, and in git, but not one of these cells
     figures = {path.name for path in (project / "results/figures").iterdir()}
     assert figures == {"fid.png", "loss-3.png", "samples-3.png", "coefficients-3.png"}
 

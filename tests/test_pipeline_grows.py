@@ -18,7 +18,9 @@ ADDITIONS = {
 
 @pytest.mark.parametrize(("change", "stages"), ADDITIONS.values(), ids=ADDITIONS)
 def test_an_addition_runs_its_own_cells_and_dropped_again_it_is_in_no_result(change, stages, project, edited):
-    results = [project / "results" / name for name in ("metrics.json", "fid.csv", "table.md")]
+    results = [
+        project / "results" / name for name in ("metrics.json", "fid.csv", "fid.json", "table.md", "report.html")
+    ]
     fids = {path: path.read_text() for path in results}
     edited(**change)
     assert ran(run(project, "dvc", "repro")) == stages

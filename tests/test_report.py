@@ -1,11 +1,13 @@
 import csv
 import io
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from s4spipe import best, params
+from s4spipe import best, classical, params, steps, strip
 from s4spipe.errors import UserError
+from s4spipe.noise import VE
 from s4spipe.report import figures, tables
 
 
@@ -23,6 +25,7 @@ def cell(fid):
     }
 
 
+NOISE = VE(0.002, 80.0)
 LEARNED = ["s4s", "s4s_alt"]
 METRICS = {
     "teacher": {"nfe20": cell(1.0)},
@@ -66,14 +69,53 @@ def test_figures_are_drawn_and_byte_stable(tmp_path):
     history = [{"epoch": e, "train": 1 / (e + 1) if e else None, "validation": 1 / (e + 1)} for e in range(4)]
     b = np.arange(15.0).reshape(5, 3) / 10
     sheet = np.random.default_rng(0).integers(0, 256, (3, 10, 1, 8, 8), dtype=np.uint8)
-    for folder in (tmp_path / "a", tmp_path / "b"):
-        figures.fid_against_nfe(METRICS, LEARNED, folder / "fid.png")
-        figures.losses({"s4s": history, "s4s_alt": history}, folder / "loss.png")
-        figures.coefficients({"s4s": (b, -b)}, folder / "coefficients.png")
-        figures.sample_sheet([(f"row {i}", row) for i, row in enumerate(sheet)], "title", folder / "samples.png")
-    for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes()[:4] == b"\x89PNG"
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    table = classical.build("ddim", NOISE, steps.build("edm", NOISE, 5))
+    drawings = {
+        "fid": lambda: figures.fid_against_nfe(METRICS, LEARNED),
+        "gaps": lambda: figures.gaps(METRICS, LEARNED),
+        "loss": lambda: figures.losses({"s4s": history, "s4s_alt": history}, LEARNED),
+        "schedules": lambda: figures.schedules({"teacher": table, "ddim": table, "s4s": table}, LEARNED),
+        "trajectories": lambda: figures.trajectories(
+            {"teacher": [[[0, 0], [1, 1]]], "s4s": [[[0, 0], [2, 1]]]}, LEARNED
+        ),
+        "coefficients": lambda: figures.coefficients({"s4s": (b, -b)}),
+        "samples": lambda: figures.sample_sheet([(f"row {i}", row) for i, row in enumerate(sheet)], "title"),
+    }
+    for name, draw in drawings.items():
+        for folder in ("a", "b"):
+            figures.save(draw(), tmp_path / folder / f"{name}.png")
+        once, again = ((tmp_path / folder / f"{name}.png").read_bytes() for folder in ("a", "b"))
+        assert once[:4] == b"\x89PNG"
+        assert once == again
+        inline = figures.svg(draw(), name)
+        assert inline == figures.svg(draw(), name)
+        ElementTree.fromstring(inline.replace("xlink:", ""))
+        assert "currentColor" in inline
+        assert "http" not in inline
+
+
+def test_what_a_terminal_has_room_for():
+    shown = tables.of_fid(METRICS, LEARNED)
+    assert shown["teacher-20"] == 1.0
+    assert shown["s4s-5"] == 3.0
+    assert shown["gap s4s-5"] == pytest.approx(0.5)
+    assert len(shown) == 9 + 4
+
+
+def test_a_row_of_images_comes_back_from_its_file(tmp_path):
+    rng = np.random.default_rng(0)
+    for channels in (1, 3):
+        images = rng.integers(0, 256, (30, channels, 6, 4), dtype=np.uint8)
+        strip.write(tmp_path / "row.png", images)
+        assert np.array_equal(strip.read(tmp_path / "row.png", strip.LENGTH), images[: strip.LENGTH])
+    large = np.full((2, 3, 300, 200), 7, np.uint8)
+    strip.write(tmp_path / "row.png", large)
+    assert strip.read(tmp_path / "row.png", 2).shape == (2, 3, 100, 67)
+    (tmp_path / "row.png").write_bytes(b"PNG")
+    with pytest.raises(UserError, match=r"row\.png: not a whole PNG"):
+        strip.read(tmp_path / "row.png", 2)
+    with pytest.raises(UserError, match="no such file"):
+        strip.read(tmp_path / "absent.png", 2)
 
 
 def test_best_takes_the_lowest_of_the_four_usual_schedules_at_the_nearest_nfe(tmp_path):

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
+from s4spipe import ranks
 from s4spipe.distill import relaxed
 from s4spipe.families import Family
 from s4spipe.files import Scratch
@@ -71,7 +72,8 @@ def fit(
     Validation runs from the unmoved x_T, as sampling does. The backward pass re-computes each network call, so memory
     does not grow with NFE times the activations; of a minibatch, `at_once` pairs are on their way at a time.
 
-    Progress is saved to `scratch` after every epoch.
+    Progress is saved to `scratch` after every epoch. Several processes divide every minibatch; all end with the
+    same student, equal to rounding to that of one process.
     """
     parameters = dict(student.named_parameters())
     groups = [{"params": [p], "name": name} for name, p in parameters.items()]
@@ -86,8 +88,9 @@ def fit(
 
     @torch.no_grad()
     def validate() -> float:
-        batches = torch.arange(len(validation), device=validation.x_T.device).split(min(at_once, 200))
-        return torch.cat([losses(validation, i, validation.x_T[i], denoiser) for i in batches]).mean().item()
+        own = ranks.share(torch.arange(len(validation), device=validation.x_T.device))
+        values = in_parts(lambda i, x: losses(validation, i, x, denoiser), own, validation.x_T[own], min(at_once, 200))
+        return ranks.gather(values, own, len(validation)).mean().item()
 
     def clone() -> dict[str, Tensor]:
         return {name: p.detach().clone() for name, p in parameters.items()}
@@ -100,44 +103,51 @@ def fit(
         state = {"epoch": 0, "moved": training.x_T.clone(), "rate": 12 / len(student.t), "best": clone()}
         state["history"] = [{"epoch": 0, "learns": "", "train": None, "validation": validate(), "moves": 0}]
     moved, history = state["moved"], state["history"]
+    ranks.wait()  # all have read how far the fit was before one goes on
 
-    for epoch in (
-        bar := tqdm(range(state["epoch"], len(epochs)), description, len(epochs), initial=state["epoch"], disable=None)
-    ):
+    shown = None if ranks.first() else True
+    rest = range(state["epoch"], len(epochs))
+    for epoch in (bar := tqdm(rest, description, len(epochs), initial=state["epoch"], disable=shown)):
         learning = [group for group in optimizer.param_groups if kind(group["name"]) in epochs[epoch]]
         for name, p in parameters.items():
             p.requires_grad_(kind(name) in epochs[epoch])
         order = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
-        epoch_losses, moves = [], 0
+        epoch_losses, owned, moves = [], [], 0
         for index in order.to(moved.device).split(batch_size):
-            x_T = moved[index].requires_grad_(limit > 0)
+            own = ranks.share(index)
+            x_T = moved[own].requires_grad_(limit > 0)
             optimizer.zero_grad()
-            parts = []
-            for some, start in zip(index.split(at_once), x_T.split(at_once), strict=True):
-                parts.append(losses(training, some, start, recomputed(denoiser)))
-                parts[-1].sum().backward()
-            loss = torch.cat(parts).detach()
+
+            def descend(some: Tensor, x: Tensor) -> Tensor:
+                loss = losses(training, some, x, recomputed(denoiser))
+                loss.sum().backward()
+                return loss.detach()
+
+            loss = in_parts(descend, own, x_T, at_once)
             for p in parameters.values():
-                if p.grad is not None:
-                    p.grad /= len(index)
+                if p.requires_grad:
+                    p.grad = ranks.add_up(torch.zeros_like(p) if p.grad is None else p.grad) / len(index)
             torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
             optimizer.step()
             student.clip()
-            if limit > 0:
+            if limit > 0 and len(own):
                 step = state["rate"] * unit**2 * x_T.grad
-                proposal = relaxed.project(x_T.detach() - step, training.x_T[index], limit)
+                proposal = relaxed.project(x_T.detach() - step, training.x_T[own], limit)
                 with torch.no_grad():
-                    some = zip(index.split(at_once), proposal.split(at_once), strict=True)
-                    better = torch.cat([losses(training, i, x, denoiser) for i, x in some]) < loss
-                moved[index[better]] = proposal[better]
+                    better = in_parts(lambda i, x: losses(training, i, x, denoiser), own, proposal, at_once) < loss
+                moved[own[better]] = proposal[better]
                 moves += int(better.sum())
             epoch_losses.append(loss)
+            owned.append(own)
+        own = torch.cat(owned)
+        moved.copy_(ranks.gather(moved[own], own, len(moved)))
+        moves = int(ranks.add_up(torch.tensor(moves)))
         if moves == 0:
             state["rate"] /= 2
         row = {
             "epoch": epoch + 1,
             "learns": "+".join(epochs[epoch]),
-            "train": torch.cat(epoch_losses).mean().item(),
+            "train": ranks.gather(torch.cat(epoch_losses), own, len(moved)).mean().item(),
             "validation": validate(),
             "moves": moves,
         }
@@ -150,9 +160,16 @@ def fit(
                 optimizer.state.pop(group["params"][0], None)  # its moments led astray
         history.append(row)
         bar.set_postfix(validation=f"{row['validation']:.2e}")
-        scratch.save("fit", state | {"epoch": epoch + 1, "optimizer": optimizer.state_dict()})
+        if ranks.first():
+            scratch.save("fit", state | {"epoch": epoch + 1, "optimizer": optimizer.state_dict()})
 
     return history
+
+
+def in_parts(of: Callable[[Tensor, Tensor], Tensor], index: Tensor, x: Tensor, size: int) -> Tensor:
+    """of(index, x) [n], `size` rows at a time; of no rows, nothing."""
+    parts = zip(index.split(size), x.split(size), strict=True) if len(index) else ()
+    return torch.cat([x.new_zeros(0), *(of(some, rows) for some, rows in parts)])
 
 
 def recomputed(denoiser: Callable) -> Callable:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import s4spipe
-from s4spipe import distance, features, models
+from s4spipe import distance, features, models, ranks
 from s4spipe.distill.fit import COEFFICIENTS, TIMES, Phase, fit, s4s, s4s_alt
 from s4spipe.families import FAMILIES, Times
 from s4spipe.files import Scratch, fingerprint, signature, write_json
@@ -25,8 +25,8 @@ def phases(settings: S4S | Arm) -> list[Phase]:
 
 
 def solver(name: str, nfe: int, settings: S4S | Arm, params: Params) -> None:
-    """Learn the solver that `settings` describe, from the steps of <name>/<nfe>.start.json in the folder of solvers;
-    write <name>/<nfe>.json and its losses beside it."""
+    """Learn the solver that `settings` describe, from the steps of fits/<name>/<nfe>.start.json; write
+    fits/<name>/<nfe>.json and its losses beside it."""
     on = device(params.run.device)
     denoiser = models.load(params.model.model_dump(), on, compiled=params.run.compile)
     training = Pairs.load(PAIRS[0], on, settings.pairs)
@@ -34,7 +34,7 @@ def solver(name: str, nfe: int, settings: S4S | Arm, params: Params) -> None:
     seeing = params.perceptual if settings.distance == "perceptual" else None
     net = features.load(seeing.network, seeing.weights, on) if seeing else None
 
-    start = params.solver_path(name, f"{nfe}.start")
+    start = params.fit_path(name, f"{nfe}.start")
     noise, t = denoiser.noise_schedule, Tableau.load(start).t
     plan = phases(settings)
     times = Times(noise, t, settings.decoupling) if any(TIMES in phase.learns for phase in plan) else None
@@ -59,8 +59,10 @@ def solver(name: str, nfe: int, settings: S4S | Arm, params: Params) -> None:
         scratch=scratch,
         description=f"{name} {nfe} NFE",
     )
-    write_json(params.solver_path(name, f"{nfe}.history"), history)
+    if not ranks.first():
+        return
+    write_json(params.fit_path(name, f"{nfe}.history"), history)
     origin = {"model": denoiser.identity, "pairs": signature(PAIRS[0].parent), "s4spipe": s4spipe.__version__}
     meta = {"family": family, "steps": settings.steps, **origin, "params": about, **student.table()}
-    student(name, meta).save(params.solver_path(name, nfe))
+    student(name, meta).save(params.fit_path(name, nfe))
     scratch.clear()

@@ -1,4 +1,4 @@
-"""metrics.json, fid.csv and the table of FID by solver."""
+"""fid.json, fid.csv and the table of FID by solver."""
 
 import csv
 import io
@@ -7,18 +7,19 @@ Metrics = dict[
     str, dict[str, dict]
 ]  # {solver: {"nfe5": {"fid": .., "teacher_distance": .., "seconds_per_sample": ..}}}
 
+COLUMNS = ["network_calls", "depth", "fid", "fid_real", "kid", "precision", "recall", "clip_score"]
+COLUMNS += ["teacher_distance", "seconds_per_sample"]
+
 
 def to_csv(metrics: Metrics) -> str:
     """One row per solver and NFE. `network_calls` is how many a sample needs (under guidance two for an evaluation),
     `depth` how many evaluations wait for one another. What was not measured is left empty."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    columns = ["network_calls", "depth", "fid", "fid_real", "kid", "precision", "recall", "clip_score"]
-    columns += ["teacher_distance", "seconds_per_sample"]
-    writer.writerow(["solver", "nfe", "steps", *columns])
+    writer.writerow(["solver", "nfe", "steps", *COLUMNS])
     for solver, cells in metrics.items():
         for nfe, cell in cells.items():
-            writer.writerow([solver, nfe.removeprefix("nfe"), cell["steps"], *(cell.get(c, "") for c in columns)])
+            writer.writerow([solver, nfe.removeprefix("nfe"), cell["steps"], *(cell.get(c, "") for c in COLUMNS)])
     return out.getvalue()
 
 
@@ -43,6 +44,18 @@ def to_markdown(metrics: Metrics, nfes: list[int], learned: list[str]) -> str:
     lines = ["| " + " | ".join([name.ljust(first), *map(str.rjust, values, widths)]) + " |" for name, *values in rows]
     lines.insert(1, f"|{'-' * (first + 2)}|" + "".join(f"{'-' * (width + 1)}:|" for width in widths))
     return "\n".join(lines) + "\n"
+
+
+def of_fid(metrics: Metrics, learned: list[str]) -> dict[str, float]:
+    """What `dvc exp show` and `dvc metrics diff` have room for: FIDs, and the gap closed by each learned solver."""
+    shown = {}
+    for solver, cells in metrics.items():
+        for key, cell in cells.items():
+            nfe = int(key.removeprefix("nfe"))
+            shown[f"{solver}-{nfe}"] = cell["fid"]
+            if solver in learned:
+                shown[f"gap {solver}-{nfe}"] = round(gap_closed(metrics, solver, nfe, learned), 4)
+    return shown
 
 
 def gap_closed(metrics: Metrics, solver: str, nfe: int, learned: list[str]) -> float:
