@@ -1,5 +1,5 @@
 # make repro    build every result        make test    run the tests, and with SLOW=1 the slow ones too
-# make sweep    queue an experiment for each value of a parameter, and run them
+# make sweep    queue an experiment for each value of a parameter, and run them      make show    compare experiments
 # Both make their own environment in .venv. TORCH is handed to pip before anything else is installed; without it, pip
 # picks the newest torch with CUDA. For a smaller, CPU-only install see README.md.
 TORCH ?=
@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 OVER ?=
 WORKERS ?= 1
 
-.PHONY: repro sweep test lint clean
+.PHONY: repro sweep show test lint clean
 
 repro: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
@@ -23,7 +23,12 @@ sweep: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro teacher_pairs reference real
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc exp run --queue -S '$(OVER)'
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc queue start -j $(WORKERS)
-	@echo "dvc queue status shows how far they are, dvc exp show what came out"
+	@while $(BIN)/dvc queue status | grep -qE "Queued|Running"; do sleep 5; done
+	@$(MAKE) show
+
+# The columns that a terminal has room for: what was set otherwise, and the FIDs that differ.
+show: .venv/installed
+	@$(BIN)/dvc exp show --only-changed --no-pager --drop 'gap|/|evaluations|solvers|Created|State|Executor'
 
 test: .venv/installed lint
 	$(PYTEST) $(if $(SLOW),,-m "not slow")

@@ -6,6 +6,7 @@ pipe(..., num_inference_steps=8)
 """
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -27,11 +28,13 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?<!\.json)")
 class S4SScheduler(SchedulerMixin, ConfigMixin):
     """A tableau as a diffusers scheduler.
 
-    Its state is kept in float32 (or what the pipeline computes in, if that is more), whatever the network's precision,
-    and it starts from noise of standard deviation 1, as the other schedulers of these models do.
+    Its state is kept in float32 (or what the pipeline computes in, if that is more), whatever the network's precision.
+    It starts from noise of standard deviation `init_noise_sigma`: 1 for the models that diffusers has pipelines for
+    (discrete VP noise, flow matching), as with their other schedulers, and sigma_T for others (VE noise, as of EDM's
+    models), which it serves in a loop of the caller's own; there `timesteps` are the model's own times.
 
     Args:
-        tableau: `Tableau.to_dict()` of a solver for discrete VP noise or flow matching.
+        tableau: `Tableau.to_dict()` of a solver.
         prediction_type: what the network predicts: epsilon, sample, v_prediction or flow_prediction.
         num_train_timesteps: of a flow model, its time at t = 1.
         use_flow_sigmas: makes the pipeline of Flux leave the times to its scheduler.
@@ -40,7 +43,6 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
     """
 
     order = 1
-    init_noise_sigma = 1.0
 
     @register_to_config
     def __init__(
@@ -52,11 +54,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
     ):
         self.tableau = table = Tableau.from_dict(dict(tableau))
         flow = isinstance(table.noise, Flow)
-        if not isinstance(table.noise, VPDiscrete | Flow):
-            raise UserError(
-                f"solver {table.name} is for {_name(table)} noise, which diffusers' pipelines do not have: run it by "
-                "s4spipe.sample, or make one for vp_discrete or flow noise"
-            )
+        self.init_noise_sigma = 1.0 if isinstance(table.noise, VPDiscrete | Flow) else table.noise.sigma_T
         if prediction_type not in X0:
             raise unknown("prediction_type", prediction_type, X0)
         if flow != (prediction_type == "flow_prediction"):
@@ -82,6 +80,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         folder's id on a hub of models.
 
         config: that of the pipeline's own scheduler, which says what the network predicts and under which noise.
+            Without one the network predicts epsilon, a flow's velocity, or for other noise than pipelines have, x0.
         repo, rev: the git repository of a DVC project (an address or a path), and its commit or tag, that has the file.
 
         Raises UserError for what is no solver, and for a solver that was made for another noise schedule.
@@ -95,9 +94,14 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         config = dict(config or {})
         for_flow = isinstance(solver.noise, Flow)
         # By keyword alone does diffusers know a value from a default that it may forget.
-        options = {"tableau": solver.to_dict(), "prediction_type": "flow_prediction" if for_flow else "epsilon"}
+        options = {"tableau": solver.to_dict(), "prediction_type": _usual_prediction(solver)}
         if not config:
             return cls(**options)
+        if not isinstance(solver.noise, VPDiscrete | Flow):
+            raise UserError(
+                f"solver {solver.name} is for {_name(solver)} noise, which diffusers' pipelines do not have: run it by "
+                "s4spipe.sample, or leave the config out and run a loop of your own"
+            )
         if is_flow(config) != for_flow:
             raise UserError(f"solver {solver.name} is for {_name(solver)} noise, the pipeline's model for "
                             f"{'flow' if is_flow(config) else 'vp_discrete'}")  # fmt: skip
@@ -178,7 +182,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         Raises UserError if steps are left out, or the sample is not what the step before gave.
         """
         i = len(self._evaluations)
-        if i == self.tableau.nfe or abs(float(timestep) - float(self.timesteps[i])) > 1e-3 * max(1, float(timestep)):
+        if i == self.tableau.nfe or not math.isclose(timestep, self.timesteps[i], rel_tol=1e-3, abs_tol=1e-6):
             raise UserError(f"solver {self.tableau.name} takes its {self.tableau.nfe} steps in turn: got timestep "
                             f"{float(timestep):g} as number {i + 1}; call set_timesteps to start anew")  # fmt: skip
         precision = torch.promote_types(sample.dtype, torch.float32)
@@ -226,6 +230,12 @@ def _from_folder(cls: type[S4SScheduler], folder: str) -> S4SScheduler:
     except OSError as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{folder}: neither a file, nor a folder or a hub's id of a scheduler ({reason[0]})") from None
+
+
+def _usual_prediction(table: Tableau) -> str:
+    if isinstance(table.noise, Flow):
+        return "flow_prediction"
+    return "epsilon" if isinstance(table.noise, VPDiscrete) else "sample"
 
 
 def _name(table: Tableau) -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from problems import NOISES
 
-from s4spipe import classical, noise, steps
+from s4spipe import classical, models, noise, steps
 from s4spipe.errors import UserError
 from s4spipe.noise import VE, Flow, VPDiscrete
 from s4spipe.sampling import sample
@@ -35,6 +35,19 @@ def images(pipe, call, nfe, seed=3):
 def drive(pipe, table):
     pipe.scheduler = S4SScheduler.from_tableau(table, pipe.scheduler.config)
     return pipe
+
+
+def test_a_solver_for_noise_that_no_pipeline_has_runs_in_a_loop_of_ones_own():
+    denoiser = models.load({"weights": "models/digits.safetensors"})
+    schedule, labels = denoiser.noise_schedule, torch.arange(6)
+    table = classical.build("unipc_bh2", schedule, steps.build("edm", schedule, 5))
+    scheduler = S4SScheduler.from_tableau(table)
+    assert scheduler.init_noise_sigma == schedule.sigma_T
+    x_T = x = scheduler.init_noise_sigma * torch.randn(6, 1, 8, 8, generator=torch.manual_seed(0))
+    with torch.inference_mode():
+        for t in scheduler.timesteps:
+            x = scheduler.step(denoiser(x, t, labels), t, x).prev_sample
+        torch.testing.assert_close(x, sample(denoiser, table, x_T, labels), rtol=1e-4, atol=1e-4)
 
 
 VP = {"unconditional": (unconditional, LINEAR, {}), "guided": (guided, SD, SCALED), "classes": (classes, LINEAR, {})}
@@ -193,7 +206,7 @@ def test_what_it_cannot_do_is_told():
 @pytest.mark.parametrize(
     ("solver", "schedule", "config", "says"),
     [
-        ("ddim", VE(), {}, "is for ve noise, which diffusers' pipelines do not have"),
+        ("ddim", VE(), {"x": 1}, "is for ve noise, which diffusers' pipelines do not have"),
         ("ddim_afs", SD, {}, "makes its first step without the network"),
         ("ddim", SD, {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "is for vp_discrete noise, .* model for flow"),
         ("ddim", FLOW, {"beta_schedule": "linear"}, "is for flow noise, .* model for vp_discrete"),

@@ -1,0 +1,241 @@
+"""The commands in README.md and docs/ are run, as they stand there but for sizes, places and names."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from pipeline import ROOT, TINY, edit, ran, run
+from ruamel.yaml import YAML
+
+from s4spipe import params, presets
+from s4spipe.scheduler import S4SScheduler
+from s4spipe.tableau import Tableau
+
+PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
+BLOCKS = {name: re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S) for name, text in PAGES.items()}
+IN_README = {line.split("#")[0].strip() for block in BLOCKS["README.md"] for line in block.splitlines()}
+
+# So that a command takes seconds and finds what it names; the rest of it is run as it stands.
+HERE = {
+    "nfe=[3,4,5,6,8,10]": "nfe=[3,4]",
+    "'learned=[gs,ld3]'": "'learned=[gs]' -S 'nfe=[3]'",
+    "'searched=[gits]'": "'searched=[gits]' -S 'learned=[]'",
+    "order=4": "order=2",
+    "radius=0.01,0.02,0.05": "radius=0.01,0.05",
+    "--nproc-per-node 8": "--nproc-per-node 2",
+    "s4s@5": "s4s@3",
+    "s4s_alt@5": "s4s_alt@3",
+    "export s4s_alt 5": "export s4s_alt 3",
+    "dvc repro -f train_digits": "dvc repro --dry -f train_digits",  # minutes
+    "preset cifar10              #": "preset cifar10; git checkout -q params.yaml #",  # not the last of the page
+    "git commit -am": "git commit --allow-empty -am",
+    "make test ": "make -n test",  # which runs this
+}
+
+
+@pytest.fixture
+def place(project, tmp_path):
+    """A user's clone of the tiny project, as `make` leaves it, with a place to push to."""
+    here = tmp_path / "here"
+    run(tmp_path, "git", "init", "-q", "--bare", "-b", "main", "origin")
+    run(tmp_path, "cp", "-r", project, here)
+    run(here, "git", "checkout", "-q", "-b", "main")
+    (here / ".venv").mkdir()
+    for name in ("bin", "lib", "pyvenv.cfg"):
+        (here / ".venv" / name).symlink_to(Path(sys.prefix) / name)
+    (here / ".venv/installed").touch()
+    run(here, "git", "add", ".")
+    run(here, "git", "commit", "-q", "-m", "a tiny run")
+    run(here, "git", "remote", "add", "origin", tmp_path / "origin")
+    run(here, "git", "push", "-q", "-u", "origin", "main")
+    yield here
+    run(here, "dvc", "queue", "stop", "--kill")
+
+
+def follow(page, place):
+    """Run the page's blocks one after the other; what each said."""
+    said = []
+    for block in BLOCKS[page]:
+        lines = block.splitlines()
+        if page != "README.md":  # what README says too was run there
+            lines = [line for line in lines if line.split("#")[0].strip() not in IN_README]
+        script = "\n".join(lines)
+        for there, here in HERE.items():
+            script = script.replace(there, here)
+        script = script.replace("/somewhere/store", str(place.parent / "store"))
+        script = script.replace("https://github.com/you/project", str(place.parent / "origin"))
+        said.append(run(place, "bash", "-euxo", "pipefail", "-c", script))
+    return said
+
+
+@pytest.mark.slow
+def test_readme(place):
+    programs = re.findall(r"^```python\n(import.*?)^```", PAGES["README.md"] + PAGES["scheduler.md"], re.M | re.S)
+    assert len(programs) == 2
+    for program in programs:
+        run(place, sys.executable, "-c", program)
+    first, presets, experiments = follow("README.md", place)
+    assert "gap closed by s4s_alt" in first
+    assert ran(first) == set()
+    assert "params.yaml is now presets/cifar10.yaml" in presets
+    assert experiments.count("Ran experiment") == 4
+
+
+@pytest.mark.slow
+def test_models(place):
+    """And DVC takes every preset's parameters."""
+    assert "params.yaml is now presets/digits.yaml" in follow("models.md", place)[0]
+    for name in presets.names():
+        (place / "params.yaml").write_text((ROOT / f"presets/{name}.yaml").read_text())
+        stages = run(place, "dvc", "status", "report")
+        assert "report" in stages or "up to date" in stages
+
+
+@pytest.mark.slow
+def test_sweeping(place):
+    """And: four queued experiments in two workers give what they give one by one, on the code that was put there with
+    them, and nobody makes the pairs again."""
+    one, queued, shown, compared = follow("sweeping.md", place)
+    assert one.count("Queued experiment") == 2
+    assert queued.count("Queued experiment") == 4
+    spoilt = place / "s4spipe/distill/learn.py"
+    code = spoilt.read_text()
+    spoilt.write_text("raise SystemExit('the code of the workspace')")
+    settle(place)
+    spoilt.write_text(code)
+    logs = [run(place, "dvc", "queue", "logs", name) for name in names(place)]
+    assert len(logs) == 2 + 4
+    for log in logs:
+        assert "teacher_pairs" not in ran(log)
+    learned = [ran(log) & {"fit_s4s@3", "refine_s4s_alt@3"} for log in logs]
+    assert sorted(map(len, learned)) == [0, *[1] * 5]  # order 3 and seed 0 are the parameters as they are
+    found = {}
+    for row in shown_experiments(place):
+        if row["s4s.radius"] == "0.02":
+            found[row["s4s_alt.order"], row["s4s_alt.seed"]] = row["Experiment"]
+    for (order, seed), name in found.items():
+        edit(place, s4s_alt={"order": int(order), "seed": int(seed)})
+        run(place, "dvc", "repro", "-q")
+        assert json.loads((place / "results/fid.json").read_text()) == committed(place, name, "results/fid.json")
+        solver = json.loads((place / "solvers/s4s_alt/3.json").read_text())
+        assert solver == committed(place, name, "solvers/s4s_alt/3.json")
+    assert len(found) == 4
+    assert "s4s_alt-3" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "diff.html" in compared
+    assert "workspace" in (place / "diff.html").read_text()
+
+
+def settle(place):
+    for _ in range(240):
+        if not re.search("Queued|Running", run(place, "dvc", "queue", "status")):
+            return
+        time.sleep(1)
+    pytest.fail("the queue does not end")
+
+
+def names(place):
+    rows = [line.split() for line in run(place, "dvc", "queue", "status").splitlines()]
+    return [row[0] for row in rows if "Success" in row]
+
+
+def shown_experiments(place):
+    import csv
+
+    table = run(place, "dvc", "exp", "show", "--csv").splitlines()
+    start = next(i for i, line in enumerate(table) if line.startswith("Experiment"))
+    return [row for row in csv.DictReader(table[start:]) if row["rev"] != "workspace"]
+
+
+def committed(place, name, path):
+    reference = run(place, "git", "for-each-ref", "--format=%(refname)", "refs/exps").splitlines()
+    (found,) = [line for line in reference if line.endswith(f"/{name}")] or ["main"]
+    return json.loads(subprocess.check_output(["git", "show", f"{found}:{path}"], cwd=place, text=True))
+
+
+@pytest.mark.slow
+def test_several_gpus(place):
+    _, launched, side_by_side = follow("several_gpus.md", place)
+    assert "torchrun" in str(launched)
+    assert "fit_s4s@3" in ran(launched)
+    assert side_by_side.count("didn't change, skipping") >= 2
+
+
+@pytest.mark.slow
+def test_sharing(place, tmp_path):
+    """And: a clone without a pull fetches what a changed evaluation needs and runs it alone; after a pull, nothing."""
+    follow("sharing.md", place)
+    run(place, "git", "push", "-q")
+    bare = tmp_path / "origin"
+    run(tmp_path, "git", "clone", "-q", bare, "clone")
+    clone = tmp_path / "clone"
+    assert ran(run(clone, "dvc", "repro", "--allow-missing", "--dry")) == set()
+    edit(clone, fid={"count": 80})
+    evaluations = {"evaluate_fid_teacher", "evaluate_fid@ddim-3"}
+    evaluations |= {f"evaluate_fid_learned@{solver}-3" for solver in ("s4s", "s4s_alt")}
+    assert ran(run(clone, "dvc", "repro", "--pull", "--allow-missing")) == {*evaluations, "report"}
+    assert (clone / "samples/ddim-3.npy").exists()
+    assert not (clone / "pairs").exists()
+    run(clone, "git", "checkout", "-q", ".")
+    run(clone, "dvc", "pull", "-q")
+    assert ran(run(clone, "dvc", "repro")) == set()
+    assert (clone / "pairs").exists()
+
+    run(tmp_path, "git", "init", "-q", "elsewhere")  # another project, and empty
+    elsewhere = tmp_path / "elsewhere"
+    run(elsewhere, "dvc", "get", bare, "solvers/s4s_alt/3.json", "-o", "by_path.json")
+    run(elsewhere, "dvc", "artifacts", "get", bare, "s4s-alt-5", "-o", "by_name.json")
+    assert S4SScheduler.from_tableau(elsewhere / "by_name.json").nfe == 5
+    assert S4SScheduler.from_tableau(elsewhere / "by_path.json").nfe == 3
+    meta = Tableau.load(elsewhere / "by_path.json").meta
+    fid = json.loads((place / "results/fid.json").read_text())["s4s_alt-3"]
+    assert meta["measured"]["fid"] == fid
+    assert meta["measured"]["samples"] == TINY["sample"]["count"]
+    assert {"model", "pairs", "params", "s4spipe"} <= set(meta)
+
+
+def test_every_page_with_blocks_is_followed():
+    tests = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {Path(name).stem.lower() for name, blocks in BLOCKS.items() if blocks} <= tests
+
+
+def inline():
+    for name, text in PAGES.items():
+        prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+        for code in re.findall(r"`([^`\n]+)`", prose):
+            if re.match(r"(dvc exp run|dvc repro|python -m|s4spipe) \S", code) and "..." not in code:
+                yield pytest.param(code, id=f"{name}: {code}")
+
+
+@pytest.mark.parametrize("command", list(inline()))
+def test_commands_between_the_lines_name_what_is_there(command, tmp_path):
+    """They take hours, or make every number again; but their parameters, stages and modules are the project's."""
+    words = [word for word in shlex.split(command) if word != "\\"]
+    if words[:2] == ["python", "-m"]:
+        assert (ROOT / f"{words[2].replace('.', '/')}.py").exists()
+        return
+    if words[0] == "s4spipe":
+        from s4spipe.cli import main
+
+        assert words[1] in main.commands
+        return
+    settings = YAML(typ="safe").load(ROOT / "params.yaml")
+    for option, value in zip(words, words[1:], strict=False):
+        if option == "-S":
+            key, _, given = value.partition("=")
+            *blocks, last = key.split(".")
+            block = settings
+            for name in blocks:
+                block = block[name]
+            assert last in block
+            block[last] = YAML(typ="safe").load(given)
+    YAML(typ="safe").dump(settings, tmp_path / "params.yaml")
+    params.load(tmp_path / "params.yaml")
+    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+    for word in words[3:]:
+        assert word.startswith("-") or "=" in word or word.split("@")[0] in stages
