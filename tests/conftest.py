@@ -7,7 +7,7 @@ settings.load_profile("s4spipe")
 
 
 def pytest_collection_modifyitems(items):
-    """First the pipeline's run, last the other files that go on from it: by then it is there for them. Cores start at
-    different places of this order, and take from its end what others leave."""
-    order = ["test_pipeline", "", "test_pipeline_grows", "test_kill"]
+    """First the longest, which go on from the pipeline's run, last the others that do: by then it is there for them.
+    Cores start at different places of this order, and take from its end what others leave."""
+    order = ["test_docs", "test_pipeline", "", "test_pipeline_grows", "test_kill"]
     items.sort(key=lambda item: order.index(item.path.stem if item.path.stem in order else ""))
