@@ -160,6 +160,7 @@ class Arm(S4SAlt):
     family: Family = "lms"
     learns: Literal["both", "times", "coefficients"] = "both"
     consistent: bool = False
+    optimizer: Literal["adam", "gauss_newton"] = "adam"
 
 
 class Sample(Block):
@@ -265,6 +266,9 @@ class Params(Block):
             if arm.consistent and arm.family in ("fixed", "gs", "bns"):
                 raise UserError(f"arms.{name}.consistent: not for the family {arm.family}; lms, pc, dss, ss and epd "
                                 "have rows that can keep their sum")  # fmt: skip
+            if arm.optimizer == "gauss_newton" and (arm.distance != "l2" or arm.radius > 0):
+                raise UserError(f"arms.{name}.optimizer: gauss_newton is for the distance l2 and the radius 0, got "
+                                f"{arm.distance} and {arm.radius:g}")  # fmt: skip
         for name in self.classical:
             if name not in self.classical_steps:
                 raise UserError(

@@ -29,7 +29,7 @@ def solving():
     return [shard["x_0"] for shard in shards]
 
 
-def fitting():
+def fitting(by_newton=False):
     import problems
 
     from s4spipe import classical, distance, steps
@@ -53,11 +53,23 @@ def fitting():
 
     t = steps.build("logsnr", noise, 4)
     student = LMS("ipndm", noise, t, 3, Times(noise, t))
+    if by_newton:
+        from s4spipe.distill import gauss_newton
+
+        history = gauss_newton.fit(
+            student, ("times", "coefficients"), denoiser, pairs(22, 1), pairs(2, 2), batch_size=7, at_once=20, steps=3,
+            seed=0, scratch=Scratch("newton"),
+        )  # fmt: skip
+        return {"history": history, "parameters": {name: p.detach() for name, p in student.named_parameters()}}
     history = fit.fit(
         student, fit.s4s_alt(2, 1, 1, joint=False), denoiser, pairs(22, 1), pairs(11, 2), distance.l2,
         batch_size=7, at_once=2, learning_rate=0.02, radius=0.5, seed=0, scratch=Scratch("fitting"),
     )  # fmt: skip
     return {"history": history, "parameters": {name: p.detach() for name, p in student.named_parameters()}}
+
+
+def newton():
+    return fitting(by_newton=True)
 
 
 def seeing():

@@ -10,9 +10,9 @@ ADDITIONS = {
                {"classical@ddim-4", "sample@ddim-4", "evaluate_fid@ddim-4", "fit_s4s@4", "refine_s4s_alt@4", "report",
                 *(f"{stage}@{s}-4" for stage in ("start", "sample_learned", "evaluate_fid_learned")
                   for s in ("s4s", "s4s_alt"))}),
-    "a solver and an arm": ({"classical": ["ddim", "ipndm"], "learned": ["gs"]},
-                            {"classical@ipndm-3", "sample@ipndm-3", "evaluate_fid@ipndm-3", "start_arm@gs-3",
-                             "learn_arm@gs-3", "sample_arm@gs-3", "evaluate_fid_arm@gs-3", "report"}),
+    "a solver and an arm": ({"classical": ["ddim", "ipndm"], "learned": ["gn"]},
+                            {"classical@ipndm-3", "sample@ipndm-3", "evaluate_fid@ipndm-3", "start_arm@gn-3",
+                             "learn_arm@gn-3", "sample_arm@gn-3", "evaluate_fid_arm@gn-3", "report"}),
 }  # fmt: skip
 
 

@@ -53,6 +53,16 @@ def test_a_fit_is_the_same_to_rounding_even_where_a_minibatch_is_too_small_for_a
             assert (ours["moves"], ours["learns"]) == (theirs["moves"], theirs["learns"])
 
 
+def test_gauss_newton_is_the_same_to_rounding(tmp_path):
+    (alone,), three = (together("newton", world, tmp_path / str(world)) for world in (1, 3))
+    assert alone["history"][-1]["validation"] < 0.5 * alone["history"][0]["validation"]
+    for result in three:
+        for name, value in alone["parameters"].items():
+            assert torch.equal(result["parameters"][name], three[0]["parameters"][name])
+            torch.testing.assert_close(result["parameters"][name], value, rtol=1e-5, atol=1e-5)
+        assert [r["evaluations"] for r in result["history"]] == [r["evaluations"] for r in alone["history"]]
+
+
 def test_features_are_the_same_in_all(tmp_path):
     (alone,), two = (together("seeing", world, tmp_path / str(world)) for world in (1, 2))
     for result in two:

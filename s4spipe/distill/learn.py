@@ -4,6 +4,7 @@ from pathlib import Path
 
 import s4spipe
 from s4spipe import distance, features, models, ranks
+from s4spipe.distill import gauss_newton
 from s4spipe.distill.fit import COEFFICIENTS, TIMES, Phase, fit, s4s, s4s_alt
 from s4spipe.families import FAMILIES, Times
 from s4spipe.files import Scratch, fingerprint, signature, write_json
@@ -44,21 +45,20 @@ def solver(name: str, nfe: int, settings: S4S | Arm, params: Params) -> None:
     about = settings.model_dump()
     files = (params.model.weights, start, *PAIRS, *([seeing.weights] if seeing else []))
     scratch = Scratch(fingerprint(name, nfe, about, params.model.model_dump(), files=files))
-    history = fit(
-        student,
-        plan,
-        denoiser,
-        training,
-        validation,
-        distance.build(settings.distance, net, denoiser.decode),
-        batch_size=settings.batch_size,
-        at_once=params.run.fit_batch_size,
-        learning_rate=settings.learning_rate,
-        radius=settings.radius,
-        seed=settings.seed,
-        scratch=scratch,
-        description=f"{name} {nfe} NFE",
-    )
+    common = {"batch_size": settings.batch_size, "seed": settings.seed, "scratch": scratch}
+    common["description"] = f"{name} {nfe} NFE"
+    if getattr(settings, "optimizer", "adam") == "gauss_newton":
+        learns = tuple(dict.fromkeys(what for phase in plan for what in phase.learns))
+        steps, at_once = sum(phase.epochs for phase in plan), params.run.batch_size  # there is no backward pass
+        history = gauss_newton.fit(
+            student, learns, denoiser, training, validation, steps=steps, at_once=at_once, **common
+        )
+    else:
+        between = distance.build(settings.distance, net, denoiser.decode)
+        common |= {"learning_rate": settings.learning_rate, "radius": settings.radius}
+        history = fit(
+            student, plan, denoiser, training, validation, between, at_once=params.run.fit_batch_size, **common
+        )
     if not ranks.first():
         return
     write_json(params.fit_path(name, f"{nfe}.history"), history)
