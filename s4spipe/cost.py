@@ -19,6 +19,11 @@ def network_evaluations(params: Params) -> dict[str, int]:
     blocks = {"s4s": params.s4s, "s4s_alt": params.arm("s4s_alt")} | {name: params.arm(name) for name in params.learned}
     for name, learn in blocks.items():
         epochs = learn.epochs if isinstance(learn, S4S) else learn.warmup_epochs + 2 * learn.epochs * learn.alternations
+        if getattr(learn, "optimizer", "adam") == "gauss_newton":
+            # Every evaluation once for the step, once for its trial, and for half of GS's parameters, N (N + 3).
+            each_step = (n * (learn.batch_size * (2 + n * (n + 3) / 2) + learn.validation_pairs) for n in params.nfe)
+            parts[f"learning {name}"] = round(epochs * sum(each_step))
+            continue
         passes = 4 + (learn.radius > 0)
         parts[f"learning {name}"] = (epochs * (passes * learn.pairs + learn.validation_pairs)) * total
     solvers = len(params.classical) + len(params.learned_solvers)
