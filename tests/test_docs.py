@@ -133,6 +133,7 @@ def test_sweeping(place):
     assert max(map(len, table)) <= 80
     assert "diff.html" in compared
     assert "workspace" in (place / "diff.html").read_text()
+    assert "Error: nonsense: no such experiment" in run(place, "s4spipe", "diff", "main", "nonsense", ok=False)
 
 
 def settle(place):
@@ -201,6 +202,8 @@ def test_sharing(place, tmp_path):
     run(elsewhere, "dvc", "artifacts", "get", bare, "s4s-alt-5", "-o", "by_name.json")
     assert S4SScheduler.from_tableau(elsewhere / "by_name.json").nfe == 5
     assert S4SScheduler.from_tableau(elsewhere / "by_path.json").nfe == 3
+    straight = S4SScheduler.from_tableau("solvers/s4s_alt/5.json", repo=str(bare), rev="s4s-alt-5@v1.0.0")
+    assert straight.tableau.to_dict() == Tableau.load(elsewhere / "by_name.json").to_dict()
     meta = Tableau.load(elsewhere / "by_path.json").meta
     fid = json.loads((place / "results/fid.json").read_text())["s4s_alt-3"]
     assert meta["measured"]["fid"] == fid

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -88,6 +89,21 @@ def test_a_batch_jobs_variables_are_not_taken_for_ranks(monkeypatch):
     assert (ranks.rank(), ranks.world()) == (0, 1)
     monkeypatch.setenv(ranks.MARK, "host:1")
     assert (ranks.rank(), ranks.world()) == (2, 4)
+
+
+def test_a_process_knows_when_the_stage_that_launched_it_has_died(monkeypatch):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    here = socket.gethostname()
+    for mark, died in (
+        (f"{here}:{os.getpid()}", False),
+        (f"{here}:{gone.pid}", True),
+        (f"elsewhere:{gone.pid}", False),
+    ):
+        monkeypatch.setenv(ranks.MARK, mark)
+        assert ranks.starter_is_gone() is died
+    monkeypatch.delenv(ranks.MARK)
+    assert not ranks.starter_is_gone()
 
 
 def test_a_launcher_that_is_not_there_is_told_in_a_sentence():
