@@ -29,7 +29,7 @@ def report(params: Params) -> str:
     lines.append("network evaluations, if nothing is cached:")
     lines += [f"  {part:24} {count:>14,}" for part, count in evaluations.items()]
     lines.append(f"  {'together':24} {total:>14,}")
-    needs = [params.model.weights, *(["conditions/prompts.safetensors"] if params.prompts != NO_PROMPTS else [])]
+    needs = [params.model.weights, *([models.EMBEDDINGS] if params.prompts != NO_PROMPTS else [])]
     if all(Path(path).exists() for path in needs):
         seconds, image = measure(params)
         hours, minutes = divmod(round(total * seconds / 60), 60)

@@ -11,7 +11,7 @@ def network_evaluations(params: Params) -> dict[str, int]:
     """By part of the pipeline; under guidance every evaluation of the denoiser is two of the network.
 
     Learning counts a backward pass as two evaluations, and the forward pass twice, as the backward one repeats it. What
-    is cached already is not subtracted; features, decoding and LPIPS are not counted.
+    is cached already is not subtracted; features, decoding, LPIPS and a Gauss-Newton step's retries are not counted.
     """
     each = 1 if params.model.guidance == 1.0 else 2
     teacher, total = params.teacher, sum(params.nfe)
@@ -20,9 +20,8 @@ def network_evaluations(params: Params) -> dict[str, int]:
     for name, learn in blocks.items():
         epochs = learn.epochs if isinstance(learn, S4S) else learn.warmup_epochs + 2 * learn.epochs * learn.alternations
         if getattr(learn, "optimizer", "adam") == "gauss_newton":
-            # Every evaluation once for the step, once for its trial, and for half of GS's parameters, N (N + 3).
-            each_step = (n * (learn.batch_size * (2 + n * (n + 3) / 2) + learn.validation_pairs) for n in params.nfe)
-            parts[f"learning {name}"] = round(epochs * sum(each_step))
+            steps = (learn.batch_size * (2 * n + _perturbed(n)) + learn.validation_pairs * n for n in params.nfe)
+            parts[f"learning {name}"] = epochs * sum(steps)
             continue
         passes = 4 + (learn.radius > 0)
         parts[f"learning {name}"] = (epochs * (passes * learn.pairs + learn.validation_pairs)) * total
@@ -33,6 +32,12 @@ def network_evaluations(params: Params) -> dict[str, int]:
     if "gits" in params.searched:
         parts["gits"] = params.gits.noises * params.gits.grid
     return {name: each * count for name, count in parts.items()}
+
+
+def _perturbed(nfe: int) -> int:
+    """The evaluations along the parameters of a Gauss-Newton step: those of GS with learned times, j (j + 1) and the
+    times' nfe + 1 + j before evaluation j > 0; other families have fewer."""
+    return sum(j * (j + 1) + nfe + 1 + j for j in range(1, nfe))
 
 
 def gpu_hours(params: Params, gflop: float) -> float:

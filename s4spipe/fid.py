@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from cleanfid import fid as cleanfid
-from tqdm import tqdm
 
 from s4spipe import ranks
 from s4spipe.errors import UserError
@@ -25,7 +24,7 @@ def features(images: np.ndarray, net: torch.nn.Module, device: torch.device, bat
     own = ranks.share(starts)
     chunks = [
         batch_features(torch.from_numpy(np.array(images[start : start + batch_size])), net, device)
-        for start in tqdm(own, "features", unit="batch", disable=None if ranks.first() else True)
+        for start in ranks.progress(own, "features", unit="batch")
     ]
     return _whole(chunks, own, batch_size, len(images))
 
@@ -92,7 +91,7 @@ def _of_folder(folder: Path, net: torch.nn.Module, device: torch.device) -> np.n
     starts = range(0, len(files), FILES)
     own = ranks.share(starts)
     chunks = []
-    for start in tqdm(own, "features", unit="batch", disable=None if ranks.first() else True):
+    for start in ranks.progress(own, "features", unit="batch"):
         some = files[start : start + FILES]
         seen = cleanfid.get_files_features(
             some, net, num_workers=0, device=device, custom_fn_resize=net.resize, verbose=False

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from s4spipe import ranks
 from s4spipe.errors import UserError
@@ -57,6 +56,11 @@ class Pairs:
         x_T, x_0 = (torch.cat([shard[key] for shard in shards]) for key in ("x_T", "x_0"))
         return cls(x_T, x_0, torch.cat([s["condition"] for s in shards]) if "condition" in shards[0] else None)
 
+    def take(self, index: Tensor) -> "Pairs":
+        """Those of the `index`."""
+        index = index.to(self.x_T.device)
+        return Pairs(self.x_T[index], self.x_0[index], None if self.condition is None else self.condition[index])
+
     def save(self, path: str | Path) -> None:
         tensors = {"x_T": self.x_T, "x_0": self.x_0}
         write_tensors(path, tensors if self.condition is None else tensors | {"condition": self.condition})
@@ -75,6 +79,11 @@ class Pairs:
             tensors[k][:count].to(device) if k in tensors else None for k in ("x_T", "x_0", "condition")
         )
         return cls(x_T, x_0, condition)
+
+
+def batches(index: Tensor, size: int) -> tuple[Tensor, ...]:
+    """`index`, `size` at a time; none of none, where `split` gives an empty one."""
+    return index.split(size) if len(index) else ()
 
 
 @torch.inference_mode()
@@ -99,8 +108,7 @@ def solve(
     """
     ranges = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
     own = ranks.share(ranges)
-    shown = None if ranks.first() else True
-    bar = tqdm(total=sum(map(len, own)), desc=f"{tableau.name} {stream}", unit="sample", disable=shown)
+    bar = ranks.progress(total=sum(map(len, own)), desc=f"{tableau.name} {stream}", unit="sample")
 
     def get(indices: range) -> dict:
         def make() -> dict:

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from tqdm import tqdm
 
 from s4spipe.errors import UserError
 
@@ -76,6 +77,11 @@ def starter_is_gone() -> bool:
     except ProcessLookupError:
         return True
     return False
+
+
+def progress(*args, **kwargs) -> tqdm:
+    """A bar with rate and remaining time, on a terminal, of the first process alone."""
+    return tqdm(*args, disable=None if first() else True, **kwargs)
 
 
 def join() -> None:

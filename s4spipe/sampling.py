@@ -29,7 +29,7 @@ def sample(
     its input to its network's precision itself. Gradients flow to whatever in tableau and noise requires them.
     """
     belongs(denoiser, tableau)
-    state = torch.float32 if noise.device.type == "mps" else torch.float64
+    state = precision(noise.device)
     c, W, t_c = (table.to(noise.device, state) for table in (tableau.c, tableau.W, tableau.t_c))
     x_T, d = noise.to(state), []
 
@@ -47,6 +47,11 @@ def sample(
             repeated = condition.repeat(rows, *[1] * (condition.ndim - 1)) if torch.is_tensor(condition) else condition
             d.extend(denoiser(x, t, repeated).chunk(rows))
     return y(tableau.nfe).to(noise.dtype)
+
+
+def precision(device: torch.device) -> torch.dtype:
+    """Of a solver's states: float64, float32 where the device has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def belongs(denoiser: Callable, tableau: Tableau) -> None:

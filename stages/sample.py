@@ -39,7 +39,8 @@ def main(params: Params, solver: str, nfe: int) -> None:
             yield shard["x_0"].numpy()
 
     if not ranks.first():
-        return list(shards)
+        list(shards)  # makes its part of them
+        return
     write_arrays(f"samples/{solver}-{nfe}.npy", arrays(), settings.count)
     shown = range(min(trajectories.SHOWN, settings.count))
     x_T, condition = draw(denoiser, "sample", settings.seed, shown, conditional)

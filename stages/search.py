@@ -5,7 +5,6 @@ from functools import partial
 
 import click
 import torch
-from tqdm import tqdm
 
 from s4spipe import models, ranks, search, stage, steps
 from s4spipe.files import Scratch, fingerprint, write_text
@@ -46,7 +45,7 @@ def gits(params: Params, scratch: Scratch) -> dict[int, torch.Tensor]:
         return scratch.once(f"costs-{start}", make)
 
     starts = range(0, settings.noises, BATCH)
-    for start in tqdm(ranks.share(starts), "gits", unit="batch", disable=None if ranks.first() else True):
+    for start in ranks.progress(ranks.share(starts), "gits", unit="batch"):
         costs(start)
     ranks.wait()
     if not ranks.first():
@@ -63,7 +62,7 @@ def dmn(params: Params, scratch: Scratch) -> dict[int, torch.Tensor]:
     def make(n: int) -> dict:
         return {"t": search.dmn(noise, n, settings.start, settings.order)}
 
-    counts = tqdm(range(1, settings.up_to + 1), "dmn", unit="schedule", disable=None)
+    counts = ranks.progress(range(1, settings.up_to + 1), "dmn", unit="schedule")
     return {n: scratch.once(f"t-{n}", partial(make, n))["t"] for n in counts}
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from test_fit import NOISE, Net, pairs
 
-from s4spipe import distance, steps
+from s4spipe import cost, distance, steps
 from s4spipe.distill import fit as fitting
 from s4spipe.distill import gauss_newton as newton
 from s4spipe.families import FAMILIES, Times
@@ -102,6 +102,14 @@ def test_evaluations_are_counted(tmp_path):
     net = Counting()
     history = learn(make("lms"), tmp_path, net=net)
     assert history[-1]["evaluations"] == net.rows - 30 * 4  # without those of the start's loss
+
+
+@pytest.mark.parametrize("nfe", [3, 4, 6])
+def test_the_cost_told_before_a_run_is_that_of_gs(nfe):
+    net = Net()
+    some = pairs(5, 1, net)
+    spent = newton.forward(*newton.Parameters(make("gs", nfe), ALL).table(), NOISE, net, some)[2]
+    assert spent == len(some) * (nfe + cost._perturbed(nfe))
 
 
 def test_only_what_is_to_learn_moves(tmp_path):

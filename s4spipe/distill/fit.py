@@ -6,13 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from tqdm import tqdm
 
 from s4spipe import ranks
 from s4spipe.distill import relaxed
 from s4spipe.families import Family
 from s4spipe.files import Scratch
-from s4spipe.pairs import Pairs
+from s4spipe.pairs import Pairs, batches
 from s4spipe.sampling import sample
 
 COEFFICIENTS, TIMES = "coefficients", "times"
@@ -105,9 +104,8 @@ def fit(
     moved, history = state["moved"], state["history"]
     ranks.wait()  # all have read how far the fit was before one goes on
 
-    shown = None if ranks.first() else True
     rest = range(state["epoch"], len(epochs))
-    for epoch in (bar := tqdm(rest, description, len(epochs), initial=state["epoch"], disable=shown)):
+    for epoch in (bar := ranks.progress(rest, description, len(epochs), initial=state["epoch"])):
         learning = [group for group in optimizer.param_groups if kind(group["name"]) in epochs[epoch]]
         for name, p in parameters.items():
             p.requires_grad_(kind(name) in epochs[epoch])
@@ -168,7 +166,7 @@ def fit(
 
 def in_parts(of: Callable[[Tensor, Tensor], Tensor], index: Tensor, x: Tensor, size: int) -> Tensor:
     """of(index, x) [n], `size` rows at a time; of no rows, nothing."""
-    parts = zip(index.split(size), x.split(size), strict=True) if len(index) else ()
+    parts = zip(batches(index, size), batches(x, size), strict=True)
     return torch.cat([x.new_zeros(0), *(of(some, rows) for some, rows in parts)])
 
 

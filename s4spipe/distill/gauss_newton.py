@@ -7,11 +7,10 @@ evaluated, in whatever precision and however compiled: there is no backward pass
 evaluation is perturbed only along the parameters that act before it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from s4spipe import ranks
 from s4spipe.distill.fit import kind
@@ -19,8 +18,8 @@ from s4spipe.errors import UserError
 from s4spipe.families import Family
 from s4spipe.files import Scratch
 from s4spipe.noise import NoiseSchedule
-from s4spipe.pairs import Pairs
-from s4spipe.sampling import sample
+from s4spipe.pairs import Pairs, batches
+from s4spipe.sampling import precision, sample
 
 DIFFERENCE = 3e-3  # of a forward difference, in shares of a state's size and of a time
 TRIES = 6  # of growing damping, before a step is given up
@@ -84,7 +83,7 @@ def fit(
     Minimises the mean squared difference between the student's samples and the teacher's. Every step draws `batch_size`
     pairs anew and solves (H + mu diag H) delta = -g, H = J^T J (Levenberg 1944; Marquardt 1963); mu grows until the
     loss of these pairs falls, and shrinks after that. The history is as that of `s4spipe.distill.fit.fit`, a step for
-    an epoch, and counts the denoiser's evaluations so far.
+    an epoch, without moves, and with the denoiser's evaluations so far.
 
     Several processes divide every batch. Progress is saved to `scratch` after every step.
     """
@@ -98,23 +97,22 @@ def fit(
             table = student()
         except UserError:
             return float("inf")
-        for index in _few(own, at_once):
-            some = part(pairs, index)
-            total += (sample(denoiser, table, some.x_T, some.condition) - some.x_0).double().square().sum().cpu()
+        for index in batches(own, at_once):
+            some = pairs.take(index)
+            total += (sample(denoiser, table, some.x_T, some.condition) - some.x_0).cpu().double().square().sum()
         return ranks.add_up(total).item() / pairs.x_0.numel()
 
     if not (state := scratch.load("fit")):
-        first = {"epoch": 0, "learns": "", "train": None, "validation": loss(validation), "moves": 0, "evaluations": 0}
+        first = {"epoch": 0, "learns": "", "train": None, "validation": loss(validation), "evaluations": 0}
         state = {"now": parameters.get(), "best": parameters.get(), "damping": FIRST, "history": [first]}
     history, damping = state["history"], state["damping"]
     parameters.put(state["now"])
     ranks.wait()  # all have read how far the fit was before one goes on
 
     rest = range(len(history) - 1, steps)
-    shown = None if ranks.first() else True
-    for step in (bar := tqdm(rest, description, steps, initial=len(history) - 1, disable=shown)):
+    for step in (bar := ranks.progress(rest, description, steps, initial=len(history) - 1)):
         order = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed * 100_003 + step))
-        batch, before = part(training, order[:batch_size]), parameters.get()
+        batch, before = training.take(order[:batch_size]), parameters.get()
         start, gradient, curvature, spent = linearised(parameters, denoiser, batch, at_once)
         floor = 1e-9 * curvature.diag().max()
         for _ in range(TRIES):
@@ -128,7 +126,7 @@ def fit(
             damping *= 5
         else:
             parameters.put(before)
-        row = {"epoch": step + 1, "learns": "+".join(learns), "train": start, "moves": 0}
+        row = {"epoch": step + 1, "learns": "+".join(learns), "train": start}
         row["validation"] = loss(validation)
         row["evaluations"] = history[-1]["evaluations"] + spent + len(validation) * nfe
         best = parameters.get() if row["validation"] < min(r["validation"] for r in history) else state["best"]
@@ -150,10 +148,10 @@ def linearised(
     values, derivatives = parameters.table()
     count = len(parameters.get())
     residuals, slopes, products, spent = 0.0, torch.zeros(count).double(), torch.zeros(count, count).double(), 0
-    for index in _few(ranks.share(torch.arange(len(pairs))), max(1, at_once // count)):
-        some = part(pairs, index)
+    for index in batches(ranks.share(torch.arange(len(pairs))), max(1, at_once // count)):
+        some = pairs.take(index)
         end, jacobian, calls = forward(values, derivatives, parameters.student.noise, denoiser, some)
-        residual, jacobian = (end - some.x_0).double().flatten().cpu(), jacobian.double().flatten(1).cpu()
+        residual, jacobian = (end - some.x_0).flatten().cpu().double(), jacobian.flatten(1).cpu().double()
         residuals += (residual @ residual).item()
         slopes += jacobian @ residual
         products += jacobian @ jacobian.T
@@ -168,35 +166,26 @@ def forward(
     values: tuple[Tensor, ...], derivatives: tuple[Tensor, ...], noise: NoiseSchedule, denoiser: Callable, pairs: Pairs
 ) -> tuple[Tensor, Tensor, int]:
     """The samples [B, ...], their derivatives by the parameters [P, B, ...], and the evaluations that took."""
-    x_T, condition, rows = pairs.x_T.double(), pairs.condition, len(pairs)
-    (c_0, c, W, t_c), (s_0, s, S, s_t) = ([v.to(x_T.device) for v in vs] for vs in (values, derivatives))
+    x_T, condition, rows = pairs.x_T.to(precision(pairs.x_T.device)), pairs.condition, len(pairs)
+    (c_0, c, W, t_c), (s_0, s, S, s_t) = ([v.to(x_T) for v in vs] for vs in (values, derivatives))
     wide = (-1,) + (1,) * x_T.ndim  # a number for each parameter, against [P, B, ...]
     y, dy = c_0 * x_T, s_0.view(wide) * x_T
     d, dd, spent = [], [], rows * len(c)
     for i in range(len(c)):
         t = t_c[i]
-        d.append(denoiser(y.to(pairs.x_T.dtype), t, condition).double())
+        d.append(denoiser(y, t, condition))
         size = (noise.alpha(t) ** 2 + noise.sigma(t) ** 2).sqrt()
         extent = dy.flatten(1).square().mean(1).sqrt() / size + s_t[i].abs() / t.abs()
         slope = torch.zeros_like(dy)
         if len(moved := extent.nonzero().flatten()):
             h = DIFFERENCE / extent[moved]
-            states = (y + h.view(wide) * dy[moved]).to(pairs.x_T.dtype).flatten(0, 1)
+            states = (y + h.view(wide) * dy[moved]).flatten(0, 1)
             times = (t + h * s_t[i][moved]).repeat_interleave(rows)
             repeated = None if condition is None else condition.repeat(len(moved))
-            there = denoiser(states, times, repeated).double().view(len(moved), *x_T.shape)
+            there = denoiser(states, times, repeated).view(len(moved), *x_T.shape)
             slope[moved] = (there - d[i]) / h.view(wide)
             spent += len(states)
         dd.append(slope)
         y = c[i] * x_T + sum(W[i, j] * d[j] for j in range(i + 1))
         dy = s[i].view(wide) * x_T + sum(S[i, j].view(wide) * d[j] + W[i, j] * dd[j] for j in range(i + 1))
     return y, dy, spent
-
-
-def part(pairs: Pairs, index: Tensor) -> Pairs:
-    index = index.to(pairs.x_T.device)
-    return Pairs(pairs.x_T[index], pairs.x_0[index], None if pairs.condition is None else pairs.condition[index])
-
-
-def _few(index: Tensor, size: int) -> Iterator[Tensor]:
-    return iter(index.split(size) if len(index) else ())

@@ -45,19 +45,35 @@ def solver(name: str, nfe: int, settings: S4S | Arm, params: Params) -> None:
     about = settings.model_dump()
     files = (params.model.weights, start, *PAIRS, *([seeing.weights] if seeing else []))
     scratch = Scratch(fingerprint(name, nfe, about, params.model.model_dump(), files=files))
-    common = {"batch_size": settings.batch_size, "seed": settings.seed, "scratch": scratch}
-    common["description"] = f"{name} {nfe} NFE"
     if getattr(settings, "optimizer", "adam") == "gauss_newton":
-        learns = tuple(dict.fromkeys(what for phase in plan for what in phase.learns))
-        steps, at_once = sum(phase.epochs for phase in plan), params.run.batch_size  # there is no backward pass
         history = gauss_newton.fit(
-            student, learns, denoiser, training, validation, steps=steps, at_once=at_once, **common
+            student,
+            tuple(dict.fromkeys(what for phase in plan for what in phase.learns)),
+            denoiser,
+            training,
+            validation,
+            batch_size=settings.batch_size,
+            at_once=params.run.batch_size,  # there is no backward pass
+            steps=sum(phase.epochs for phase in plan),
+            seed=settings.seed,
+            scratch=scratch,
+            description=f"{name} {nfe} NFE",
         )
     else:
-        between = distance.build(settings.distance, net, denoiser.decode)
-        common |= {"learning_rate": settings.learning_rate, "radius": settings.radius}
         history = fit(
-            student, plan, denoiser, training, validation, between, at_once=params.run.fit_batch_size, **common
+            student,
+            plan,
+            denoiser,
+            training,
+            validation,
+            distance.build(settings.distance, net, denoiser.decode),
+            batch_size=settings.batch_size,
+            at_once=params.run.fit_batch_size,
+            learning_rate=settings.learning_rate,
+            radius=settings.radius,
+            seed=settings.seed,
+            scratch=scratch,
+            description=f"{name} {nfe} NFE",
         )
     if not ranks.first():
         return

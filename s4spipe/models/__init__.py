@@ -15,6 +15,7 @@ from s4spipe.noise import NoiseSchedule
 # A package here for each, with `load(params)` and `noise_schedule(params)`.
 KINDS = ("callable", "diffusers", "digits", "edm")
 ORIGIN = "s4spipe.json"  # in a downloaded model's folder: where it came from
+EMBEDDINGS = Path("conditions/prompts.safetensors")  # of prompts, by the stage `embed`
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 

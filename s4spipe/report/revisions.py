@@ -14,8 +14,6 @@ from s4spipe.files import write_text
 from s4spipe.report import page
 from s4spipe.report.run import Run
 
-READ = ("params.yaml", "evaluations", "solvers")
-
 
 def compare(one: str, other: str, path: Path) -> None:
     """Write the page on which two revisions stand side by side. Raises UserError if one is not there or has no run."""
@@ -34,15 +32,19 @@ def at(revision: str) -> Iterator[Run]:
         return
     try:
         tree = DVCFileSystem(rev=revision)
-        there = [name for name in tree.ls("", detail=False) if name in READ]
+        there = tree.ls("", detail=False)
     except (DvcException, SCMError):
         raise UserError(
             f"{revision}: no such experiment, branch, tag or commit; `dvc exp list` and `git branch` name them"
         ) from None
     with TemporaryDirectory() as folder:
-        for name in there:
-            tree.get(name, f"{folder}/{name}", recursive=tree.isdir(name))
         try:
-            yield Run.at(folder)
+            if "params.yaml" in there:
+                tree.get("params.yaml", f"{folder}/params.yaml")
+            run = Run.at(folder)
+            for name in ("evaluations", run.params.model.solvers):
+                if tree.isdir(name):
+                    tree.get(name, f"{folder}/{name}", recursive=True)
+            yield run
         except UserError as error:
             raise UserError(str(error).replace(f"{folder}/", f"{revision}: ")) from None

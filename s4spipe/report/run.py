@@ -41,21 +41,18 @@ class Run:
     @cached_property
     def cells(self) -> dict[tuple[str, int], dict]:
         """All that was written down of each cell. Raises UserError if one is missing."""
-        names = [self.teacher, *(arm for nfe in self.params.nfe for arm in self.arms(nfe)[1:])]
+        solvers = (*self.params.classical, *self.learned)
+        names = [self.teacher, *((solver, nfe) for solver in solvers for nfe in self.params.nfe)]
         return {(solver, n): read_json(self.root / f"evaluations/{solver}-{n}.json") for solver, n in names}
 
     @cached_property
     def metrics(self) -> Metrics:
         """The numbers of all cells, by solver and then by NFE."""
-        order = {"teacher": [self.params.teacher.nfe], **dict.fromkeys(self.params.classical, self.params.nfe)}
-        order |= dict.fromkeys(self.learned, self.params.nfe)
-        return {
-            solver: {
-                f"nfe{n}": {key: value for key, value in self.cells[solver, n].items() if key not in SHOWN}
-                for n in nfes
-            }
-            for solver, nfes in order.items()
-        }
+        metrics = {}
+        for (solver, n), cell in self.cells.items():
+            numbers = {key: value for key, value in cell.items() if key not in SHOWN}
+            metrics.setdefault(solver, {})[f"nfe{n}"] = numbers
+        return metrics
 
     def table(self, solver: str, nfe: int) -> Tableau:
         return Tableau.load(self.root / self.params.solver_path(solver, nfe))

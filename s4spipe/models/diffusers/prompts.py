@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from s4spipe.errors import UserError
 from s4spipe.files import read_tensors
+from s4spipe.models import EMBEDDINGS
 from s4spipe.models.diffusers import index
 
-EMBEDDINGS = Path("conditions/prompts.safetensors")  # of the stage `embed`
 NETWORKS = ("unet", "transformer", "vae", "safety_checker", "feature_extractor", "image_encoder")  # not for text
 
 
