@@ -2,16 +2,19 @@
 
 from math import prod
 
+from s4spipe.distill import adjoint, free, gauss_newton
 from s4spipe.params import S4S, Params
 
 SUSTAINED = 50e12  # floating-point operations a second that a large GPU is taken to keep up
+NEWTON = adjoint.cost(1, 1 + gauss_newton.PROBES) + 1  # evaluations of a Gauss-Newton step for a pair, by NFE
 
 
 def network_evaluations(params: Params) -> dict[str, int]:
     """By part of the pipeline; under guidance every evaluation of the denoiser is two of the network.
 
-    Learning counts a backward pass as two evaluations, and the forward pass twice, as the backward one repeats it. What
-    is cached already is not subtracted; features, decoding, LPIPS and a Gauss-Newton step's retries are not counted.
+    Learning counts a backward pass as one evaluation, since it is by the input alone and not by the weights, and the
+    forward pass twice, as the backward one repeats it. What is cached already is not subtracted; features, decoding,
+    LPIPS and retries of steps are not counted.
     """
     each = 1 if params.model.guidance == 1.0 else 2
     teacher, total = params.teacher, sum(params.nfe)
@@ -20,11 +23,15 @@ def network_evaluations(params: Params) -> dict[str, int]:
     for name, learn in blocks.items():
         epochs = learn.epochs if isinstance(learn, S4S) else learn.warmup_epochs + 2 * learn.epochs * learn.alternations
         if getattr(learn, "optimizer", "adam") == "gauss_newton":
-            steps = (learn.batch_size * (2 * n + _perturbed(n)) + learn.validation_pairs * n for n in params.nfe)
-            parts[f"learning {name}"] = epochs * sum(steps)
+            parts[f"learning {name}"] = epochs * (NEWTON * learn.batch_size + learn.validation_pairs) * total
             continue
-        passes = 4 + (learn.radius > 0)
+        passes = 3 + (learn.radius > 0)
         parts[f"learning {name}"] = (epochs * (passes * learn.pairs + learn.validation_pairs)) * total
+    fit, refine = params.fit, params.refine
+    tried = min(free.TRIED, fit.pairs) * len(fit.starts) * len(free.SHARES)
+    of_fit = tried + fit.steps * (NEWTON * fit.batch_size + fit.validation_pairs)
+    of_refine = 4 * refine.pairs + refine.steps * (3 * refine.pairs + refine.validation_pairs)
+    parts["learning free"] = (of_fit + of_refine) * total
     solvers = len(params.classical) + len(params.learned_solvers)
     parts["samples"] = params.sample.count * (teacher.nfe + solvers * total)
     if params.reference.source == "model":
@@ -32,12 +39,6 @@ def network_evaluations(params: Params) -> dict[str, int]:
     if "gits" in params.searched:
         parts["gits"] = params.gits.noises * params.gits.grid
     return {name: each * count for name, count in parts.items()}
-
-
-def _perturbed(nfe: int) -> int:
-    """The evaluations along the parameters of a Gauss-Newton step: those of GS with learned times, j (j + 1) and the
-    times' nfe + 1 + j before evaluation j > 0; other families have fewer."""
-    return sum(j * (j + 1) + nfe + 1 + j for j in range(1, nfe))
 
 
 def gpu_hours(params: Params, gflop: float) -> float:

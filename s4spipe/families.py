@@ -69,10 +69,10 @@ class Family(nn.Module):
         times: learned times, which start at `t`; None keeps `t`.
     """
 
-    def __init__(self, init: str, noise: NoiseSchedule, t: Tensor, nfe: int, times: Times | None):
+    def __init__(self, init: str | None, noise: NoiseSchedule, t: Tensor, nfe: int, times: Times | None):
         super().__init__()
         self.init, self.noise, self.nfe, self.times = init, noise, nfe, times
-        self.afs = classical.parse(init)[2]
+        self.afs = init is not None and classical.parse(init)[2]
         self.register_buffer("t", t)
 
     def steps(self) -> tuple[Tensor, Tensor]:
@@ -383,6 +383,66 @@ class BNS(Family):
         return Tableau(t, t_c, table[:, 0], table[:, 1:], self.noise, name, meta or {}, self.c_0)
 
 
+class Free(Family):
+    """Every number of the table: c_0, t_c, c and W, all at once.
+
+    Learned: x [N], the network times' shifts in lambda; u [N, N+1], corrections to (c, W); u_0, to ln c_0. No time is
+    bound to an end: c_0 and t_c[0] say from which noise level the first evaluation is made. At T, where all other
+    solvers make it, the network can only answer with the data's mean. The steps t stay those of the start, and are
+    only a record of it.
+
+    Args:
+        start: any tableau; the untouched parameters give it.
+    """
+
+    def __init__(self, start: Tableau):
+        super().__init__(None, start.noise, start.t, start.nfe, None)
+        noise, n = start.noise, start.nfe
+        self.start = start
+        lam = noise.lambda_(torch.stack([start.t_c, *[torch.full_like(start.t_c, t) for t in (noise.T, noise.t_min)]]))
+        for name, value in zip(("lam", "low", "high"), lam, strict=True):
+            self.register_buffer(name, value)
+        ends = torch.cat([start.t_c[1:], start.t[-1:]])
+        size = (noise.alpha(ends) ** 2 + noise.sigma(ends) ** 2).sqrt()[:, None]
+        self.register_buffer("scale", torch.cat([size / noise.sigma_T, size.expand(-1, n).tril()], 1))
+        self.x = nn.Parameter(torch.zeros(n, dtype=torch.float64))
+        self.u = nn.Parameter(torch.zeros(n, n + 1, dtype=torch.float64))
+        self.u_0 = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    @property
+    def parameter_count(self) -> int:
+        return self.nfe * (self.nfe + 5) // 2 + 1
+
+    def table(self) -> dict[str, list]:
+        return {}
+
+    @torch.no_grad()
+    def clip(self) -> None:
+        """Network times stay within the schedule's."""
+        self.x.clamp_(self.low - self.lam, self.high - self.lam)
+
+    def forward(self, name: str = "free", meta: dict | None = None) -> Tableau:
+        start, table = self.start, torch.cat([self.start.c[:, None], self.start.W], 1) + self.scale * self.u
+        t_c = self.noise.inverse(self.lam + self.x).clamp(self.noise.t_min, self.noise.T)
+        c_0 = start.c_0 * self.u_0.exp()
+        return Tableau(start.t, t_c, table[:, 0], table[:, 1:], self.noise, name, meta or {}, c_0)
+
+
+def late(
+    solver: str, noise: NoiseSchedule, t: Tensor, share: float, nfe: int | None = None, meta: dict | None = None
+) -> Tableau:
+    """A classical solver on the later part of its way, as a start for `Free`: `share` of the range of lambda, its
+    noisiest, is crossed without the network, which is a step of DDIM with an x0 prediction of 0.
+
+    t [S+1] are squeezed into what remains, affinely in lambda.
+    """
+    lam = noise.lambda_(t)
+    squeezed = noise.inverse(lam[-1] + (1 - share) * (lam - lam[-1]))
+    t = torch.cat([squeezed[:-1], t[-1:]])
+    table, kept = classical.build(solver, noise, t, nfe=nfe), float(noise.sigma(t[0])) / noise.sigma_T
+    return Tableau(t, table.t_c, table.c * kept, table.W, noise, solver, meta or {}, table.c_0 * kept)
+
+
 # name -> (init, noise, t, nfe, order, times, consistent) -> family
 FAMILIES: dict[str, Callable[..., Family]] = {
     "fixed": lambda init, noise, t, nfe, order, times, consistent: Fixed(init, noise, t, nfe, times),
@@ -393,4 +453,5 @@ FAMILIES: dict[str, Callable[..., Family]] = {
     "epd": lambda init, noise, t, nfe, order, times, consistent: SS(init, noise, t, nfe, times, consistent, True),
     "gs": lambda init, noise, t, nfe, order, times, consistent: GS(init, noise, t, times),
     "bns": lambda init, noise, t, nfe, order, times, consistent: BNS(init, noise, t, nfe, times),
+    "free": lambda init, noise, t, nfe, order, times, consistent: Free(classical.build(init, noise, t, nfe=nfe)),
 }

@@ -16,6 +16,8 @@ from s4spipe.models.denoiser import Denoiser
 from s4spipe.sampling import sample
 from s4spipe.tableau import Tableau
 
+PAIRS = (Path("pairs/train.safetensors"), Path("pairs/validation.safetensors"))  # of the stage teacher_pairs
+
 # Apart by construction, whatever the seeds and counts.
 STREAMS = {"train": 0, "validation": 1, "sample": 2, "reference": 3, "search": 4}
 

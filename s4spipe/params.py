@@ -104,6 +104,28 @@ class TrainFeatures(Block):
     seed: Seed
 
 
+class Fit(Block):
+    """How the solver `free` is fitted to the pairs."""
+
+    init: Solver
+    starts: Annotated[list[Schedule], Field(min_length=1)]
+    distance: Literal["l2", "pseudo_huber"]
+    pairs: Count
+    validation_pairs: Count
+    batch_size: Count
+    steps: Epochs
+    seed: Seed
+
+
+class Refine(Block):
+    """How it is refined by the Fréchet distance."""
+
+    pairs: Annotated[int, Field(ge=2)]
+    validation_pairs: Annotated[int, Field(ge=2)]
+    steps: Epochs
+    seed: Seed
+
+
 class Gits(Block):
     solver: Solver
     grid: Annotated[int, Field(ge=2)]
@@ -201,6 +223,7 @@ class Params(Block):
     perceptual: Perceptual
     train_digits: TrainDigits
     train_features: TrainFeatures
+    train_perceptual: TrainFeatures
     searched: list[_one_of("searched schedule", SEARCHED)]
     gits: Gits
     dmn: Dmn
@@ -208,6 +231,8 @@ class Params(Block):
     classical_steps: dict[Solver, ClassicalSchedule]
     s4s: S4S
     s4s_alt: S4SAlt
+    fit: Fit
+    refine: Refine
     learned: list[str]
     arms: dict[str, dict]
     sample: Sample
@@ -218,7 +243,7 @@ class Params(Block):
     @property
     def learned_solvers(self) -> list[str]:
         """The names of all learned solvers of this run."""
-        return ["s4s", "s4s_alt", *self.learned]
+        return ["s4s", "s4s_alt", "free", *self.learned]
 
     def solver_path(self, solver: str, nfe: int | str) -> str:
         """Where the tableau of a solver lies, in git; that of a learned one with what was measured of it."""
@@ -254,7 +279,7 @@ class Params(Block):
             if name not in self.arms:
                 raise UserError(f"learned: {unknown('arm', name, self.arms)}")
         for name in self.arms:
-            taken = {"teacher", "reference", "s4s", "s4s_alt", *self.classical, *self.classical_steps}
+            taken = {"teacher", "reference", "s4s", "s4s_alt", "free", *self.classical, *self.classical_steps}
             if name in taken or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
                 raise UserError(
                     f"arms.{name}: give it another name, of small letters, digits and _, that no other solver has"
@@ -263,18 +288,19 @@ class Params(Block):
                 arm = self.arm(name)
             except ValidationError as error:
                 raise UserError(f"arms.{name}.{_sentence(error.errors()[0], Arm)}") from None
-            if arm.consistent and arm.family in ("fixed", "gs", "bns"):
+            if arm.consistent and arm.family in ("fixed", "gs", "bns", "free"):
                 raise UserError(f"arms.{name}.consistent: not for the family {arm.family}; lms, pc, dss, ss and epd "
                                 "have rows that can keep their sum")  # fmt: skip
-            if arm.optimizer == "gauss_newton" and (arm.distance != "l2" or arm.radius > 0):
-                raise UserError(f"arms.{name}.optimizer: gauss_newton is for the distance l2 and the radius 0, got "
+            if arm.optimizer == "gauss_newton" and (arm.distance == "perceptual" or arm.radius > 0):
+                raise UserError(f"arms.{name}.optimizer: gauss_newton is for the distances l2 and pseudo_huber and "
+                                f"the radius 0, got "
                                 f"{arm.distance} and {arm.radius:g}")  # fmt: skip
         for name in self.classical:
             if name not in self.classical_steps:
                 raise UserError(
                     f"classical_steps.{name}: missing; give one of the schedules {', '.join(sorted(steps.STEPS))}"
                 )
-        for role in ("teacher", "reference", *self.classical, *self.learned_solvers):
+        for role in ("teacher", "reference", *self.classical, "s4s", "s4s_alt", *self.learned):
             key, _, schedule = self.start(role)
             if isinstance(schedule, str) and schedule in SEARCHED and schedule not in self.searched:
                 raise UserError(f"{key}: {schedule} is searched for first: name it in `searched` too")
@@ -285,8 +311,12 @@ class Params(Block):
         if self.fid.count != "all" and self.fid.count > self.sample.count:
             raise UserError(f"fid.count: must be at most sample.count = {self.sample.count}, got {self.fid.count}")
         blocks = {"s4s": self.s4s, "s4s_alt": self.s4s_alt} | {f"arms.{name}": self.arm(name) for name in self.learned}
+        for schedule in self.fit.starts:
+            if isinstance(schedule, str) and schedule in SEARCHED and schedule not in self.searched:
+                raise UserError(f"fit.starts: {schedule} is searched for first: name it in `searched` too")
+        blocks |= {"fit": self.fit, "refine": self.refine}
         for block, learn in blocks.items():
-            if learn.order > min(self.nfe) and getattr(learn, "family", "lms") in ("lms", "pc"):
+            if getattr(learn, "order", 1) > min(self.nfe) and getattr(learn, "family", "lms") in ("lms", "pc"):
                 raise UserError(
                     f"{block}.order: must not exceed the smallest NFE, which is {min(self.nfe)}, got {learn.order}"
                 )

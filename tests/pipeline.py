@@ -21,6 +21,8 @@ TINY = {
     "teacher": {"nfe": 6, "train": 24, "validation": 12},
     "s4s": {"pairs": 24, "validation_pairs": 12, "batch_size": 8, "epochs": 1},
     "s4s_alt": {"pairs": 24, "validation_pairs": 12, "batch_size": 8, "warmup_epochs": 1, "alternations": 1},
+    "fit": {"pairs": 24, "validation_pairs": 12, "batch_size": 8, "steps": 2, "starts": ["edm", "logsnr"]},
+    "refine": {"pairs": 24, "validation_pairs": 12, "steps": 2},
     "gits": {"grid": 8, "noises": 20},
     "sample": {"count": 100},
     "run": {"batch_size": 16, "device": "cpu"},
@@ -69,13 +71,13 @@ def build(folder):
     run(folder, "git", "init", "-q")
     edit(folder, **TINY)
     # A fresh clone starts from the trained model.
-    assert not ran(run(folder, "dvc", "repro")) & {"train_digits", "train_features", "reference"}
+    assert not ran(run(folder, "dvc", "repro")) & {"train_digits", "train_features", "train_perceptual", "reference"}
 
 
 def prune(path):
     """Leave out the entries that a tiny run replaces or has no use for: DVC reads them all for every stage."""
     lock = YAML(typ="safe").load(path)
-    kept = ("train_digits", "train_features", "digits_images", "reference", "reference_solver", "real", "embed")
+    kept = ("train_digits", "train_features", "train_perceptual", "digits_images", "reference", "reference_solver", "real", "embed")
     lock["stages"] = {name: lock["stages"][name] for name in kept}
     YAML(typ="safe").dump(lock, path)
 

@@ -29,7 +29,7 @@ def solving():
     return [shard["x_0"] for shard in shards]
 
 
-def fitting(by_newton=False):
+def fitting(by_newton=False, by_frechet=False):
     import problems
 
     from s4spipe import classical, distance, steps
@@ -57,9 +57,15 @@ def fitting(by_newton=False):
         from s4spipe.distill import gauss_newton
 
         history = gauss_newton.fit(
-            student, ("times", "coefficients"), denoiser, pairs(22, 1), pairs(2, 2), batch_size=7, at_once=20, steps=3,
-            seed=0, scratch=Scratch("newton"),
+            student, ("times", "coefficients"), denoiser, pairs(22, 1), pairs(2, 2), distance.l2, batch_size=7,
+            at_once=20, steps=3, seed=0, scratch=Scratch("newton"),
         )  # fmt: skip
+        return {"history": history, "parameters": {name: p.detach() for name, p in student.named_parameters()}}
+    if by_frechet:
+        from s4spipe.distill import frechet
+
+        history = frechet.refine(student, denoiser, pairs(22, 1), pairs(11, 2), lambda x: x.float(), at_once=4, steps=2,
+                                 seed=0, scratch=Scratch("refining"))  # fmt: skip
         return {"history": history, "parameters": {name: p.detach() for name, p in student.named_parameters()}}
     history = fit.fit(
         student, fit.s4s_alt(2, 1, 1, joint=False), denoiser, pairs(22, 1), pairs(11, 2), distance.l2,
@@ -70,6 +76,10 @@ def fitting(by_newton=False):
 
 def newton():
     return fitting(by_newton=True)
+
+
+def refining():
+    return fitting(by_frechet=True)
 
 
 def seeing():

@@ -187,7 +187,7 @@ def test_sharing(place, tmp_path):
     assert ran(run(clone, "dvc", "repro", "--allow-missing", "--dry")) == set()
     edit(clone, fid={"count": 80})
     evaluations = {"evaluate_fid_teacher", "evaluate_fid@ddim-3"}
-    evaluations |= {f"evaluate_fid_learned@{solver}-3" for solver in ("s4s", "s4s_alt")}
+    evaluations |= {f"evaluate_fid_learned@{solver}-3" for solver in ("s4s", "s4s_alt", "free")}
     assert ran(run(clone, "dvc", "repro", "--pull", "--allow-missing")) == {*evaluations, "report"}
     assert (clone / "samples/ddim-3.npy").exists()
     assert not (clone / "pairs").exists()

@@ -6,7 +6,7 @@ from problems import NOISES, Gaussian, noises, wavy
 
 from s4spipe import classical, steps
 from s4spipe.errors import UserError
-from s4spipe.families import FAMILIES, GS, LMS, SS, Times
+from s4spipe.families import FAMILIES, GS, LMS, SS, Times, late
 from s4spipe.noise import VE, Flow
 from s4spipe.sampling import sample
 from s4spipe.tableau import Tableau
@@ -33,10 +33,12 @@ STARTS = {
     "gs": ["dpmpp_3m", "ddim", "dpmpp_3m_afs"],
     "bns": ["ddim", "unipc_bh2", "ipndm", "heun", "dpm_3s", "ipndm_afs"],
     "fixed": ["unipc_bh2", "dpmpp_3m", "dpm_2s", "ipndm", "ipndm_afs"],
+    "free": ["ddim", "unipc_bh2", "dpmpp_3m", "ipndm_afs"],
 }
 CASES = [(family, init) for family, starts in STARTS.items() for init in starts]
 # Solvers whose network times are not their steps': an unrestricted table cannot learn times with them.
 FIXED_TIMES = {("bns", "heun"), ("bns", "dpm_3s"), ("bns", "ipndm_afs")}
+TIMELESS = {*FIXED_TIMES, *(case for case in CASES if case[0] == "free")}  # no learned schedule
 
 
 def build(family, init, noise, nfe, schedule="logsnr", learn_times=False, order=3, consistent=False):
@@ -73,7 +75,7 @@ def test_untouched_it_is_the_classical_solver(family, init, key, learn_times):
 def test_gradients_of_every_parameter_match_finite_differences(family, init, key):
     """On Gaussian data, where D is linear in x; away from the start and from the kinks of times."""
     noise = NOISES[key] if key != "flow" else Flow(0.01, 0.95)  # nearer to 1 finite differences are all rounding
-    learn_times = (family, init) not in FIXED_TIMES
+    learn_times = (family, init) not in TIMELESS
     student, _ = build(family, init, noise, 4, "edm", learn_times=learn_times, consistent=family == "lms")
     problem, x_T = Gaussian(noise), noises(2, scale=noise.sigma_T)
     with torch.no_grad():
@@ -121,7 +123,7 @@ def test_consistent_rows_keep_the_sum(family, init):
 
 @pytest.mark.parametrize(("family", "init"), CASES)
 def test_its_file_is_small_and_loads_to_the_same_solver(family, init, tmp_path):
-    student, _ = build(family, init, VE(), 10, learn_times=(family, init) not in FIXED_TIMES)
+    student, _ = build(family, init, VE(), 10, learn_times=(family, init) not in TIMELESS)
     with torch.no_grad():
         for p in student.parameters():
             p += 0.1 * noises(p.numel(), 1, seed=7).view_as(p)
@@ -133,6 +135,41 @@ def test_its_file_is_small_and_loads_to_the_same_solver(family, init, tmp_path):
     assert (tmp_path / "a.json").stat().st_size < 20_000
     x_T = noises(scale=80.0)
     assert torch.equal(*(sample(lambda x, t, c: wavy(x, t), solver, x_T) for solver in (table, again)))
+
+
+@pytest.mark.parametrize("key", NOISES)
+def test_a_start_that_crosses_no_share_is_the_classical_solver(key):
+    noise = NOISES[key]
+    t = steps.build("edm", noise, 4)
+    table, known = late("dpmpp_3m", noise, t, 0.0), classical.build("dpmpp_3m", noise, t)
+    for entry in ("t", "t_c", "c_0", "c", "W"):
+        a, b = getattr(table, entry), getattr(known, entry)
+        assert (a - b).abs().max() <= 1e-9 * b.abs().max().clamp(min=1), entry
+
+
+@pytest.mark.parametrize("key", NOISES)
+@pytest.mark.parametrize("share", [0.1, 0.4])
+def test_what_a_start_crosses_is_a_step_of_ddim_that_predicts_nothing(key, share):
+    """So with a denoiser of 0 it ends where the classical solver does, and its evaluations are made after the share."""
+    noise = NOISES[key]
+    t = steps.build("logsnr", noise, 4)
+    table, x_T = late("dpmpp_3m", noise, t, share), noises(2, scale=noise.sigma_T)
+    nothing, crossed = (lambda x, t, c: torch.zeros_like(x)), noise.lambda_(table.t_c[0]) - noise.lambda_(t[0])
+    known = sample(nothing, classical.build("dpmpp_3m", noise, t), x_T)
+    torch.testing.assert_close(sample(nothing, table, x_T), known, rtol=1e-9, atol=1e-12)
+    assert crossed.item() == pytest.approx(share * (noise.lambda_(t[-1]) - noise.lambda_(t[0])).item())
+    assert table.t[-1] == t[-1]
+
+
+def test_network_times_of_a_free_table_stay_within_the_noises():
+    student, _ = build("free", "ddim", VE(), 4)
+    with torch.no_grad():
+        student.x += torch.tensor([-50.0, 50.0, 0.0, 50.0])
+    student.clip()
+    table = student()
+    assert table.t_c[0].item() == pytest.approx(80.0)
+    assert table.t_c[1].item() == pytest.approx(0.002)
+    assert student.x.abs().max() < 12
 
 
 def test_the_middle_points_of_epd_run_side_by_side():

@@ -29,6 +29,8 @@ TOY = {
     "teacher": {"nfe": 4, "train": 4, "validation": 2},
     "s4s": {"pairs": 4, "validation_pairs": 2, "batch_size": 4, "epochs": 1},
     "s4s_alt": {"pairs": 4, "validation_pairs": 2, "batch_size": 4, "warmup_epochs": 1, "alternations": 1},
+    "fit": {"pairs": 4, "validation_pairs": 2, "batch_size": 4, "steps": 1, "starts": ["logsnr"]},
+    "refine": {"pairs": 4, "validation_pairs": 2, "steps": 1},
     "sample": {"count": 5},
     "reference": {"nfe": 3, "count": 5},
 }
@@ -135,7 +137,7 @@ def in_order(project):
 def check_results(project, guided):
     rows = list(csv.DictReader((project / "results/fid.csv").read_text().splitlines()))
     assert [(row["solver"], row["nfe"]) for row in rows] == [
-        ("teacher", "4"), *((name, "3") for name in ("ddim", "s4s", "s4s_alt"))
+        ("teacher", "4"), *((name, "3") for name in ("ddim", "s4s", "s4s_alt", "free"))
     ]  # fmt: skip
     for row in rows:
         assert np.isfinite(float(row["fid"]))

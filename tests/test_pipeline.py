@@ -21,6 +21,7 @@ def test_results_hold_exactly_the_cells_that_params_name(project):
         "ddim": ["nfe3"],
         "s4s": ["nfe3"],
         "s4s_alt": ["nfe3"],
+        "free": ["nfe3"],
     }
     assert all(
         cell["fid"] > 0 and cell["seconds_per_sample"] > 0 for cells in metrics.values() for cell in cells.values()
@@ -44,10 +45,14 @@ CHANGES = {
                 {"sample_learned@s4s_alt-3", "evaluate_fid_learned@s4s_alt-3", "report"}),
     "s4s": ({"s4s": {"radius": 0.5}}, {"fit_s4s@3"},
             {"sample_learned@s4s-3", "evaluate_fid_learned@s4s-3", "report"}),
+    "fit": ({"fit": {"steps": 1}}, {"fit@3"},
+            {"refine@3", "sample_learned@free-3", "evaluate_fid_learned@free-3", "report"}),
+    "refine": ({"refine": {"steps": 1}}, {"refine@3"},
+               {"sample_learned@free-3", "evaluate_fid_learned@free-3", "report"}),
     "schedule": ({"classical_steps": {"ddim": "vp_uniform"}}, {"classical@ddim-3"},
                  {"sample@ddim-3", "evaluate_fid@ddim-3", "report"}),
     "fid": ({"fid": {"count": 80}}, {"evaluate_fid_teacher", "evaluate_fid@ddim-3", *(
-        f"evaluate_fid_learned@{solver}-3" for solver in ("s4s", "s4s_alt"))}, {"report"}),
+        f"evaluate_fid_learned@{solver}-3" for solver in ("s4s", "s4s_alt", "free"))}, {"report"}),
     "report": ({"report": {"sheet_columns": 5}}, {"report"}, set()),
     "run": ({"run": {"batch_size": 50}}, set(), set()),
 }  # fmt: skip
@@ -70,7 +75,7 @@ def test_a_searched_schedule_serves_whoever_names_it(project, edited):
     times = json.loads((project / "schedules/gits.json").read_text())["3"]
     assert json.loads((project / "solvers/ddim/3.json").read_text())["t"] == times
     # The others that might read the new file are made again, which takes a moment; the teacher came out the same.
-    again = {"reference_solver", "start@s4s-3", "start@s4s_alt-3"}
+    again = {"reference_solver", "start@s4s-3", "start@s4s_alt-3", "fit@3"}
     assert ran(run(project, "dvc", "repro", "--dry")) == {*again, "sample@ddim-3", "evaluate_fid@ddim-3", "report"}
 
 

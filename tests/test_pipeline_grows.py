@@ -7,9 +7,10 @@ pytestmark = pytest.mark.slow
 
 ADDITIONS = {
     "an NFE": ({"nfe": [3, 4]},
-               {"classical@ddim-4", "sample@ddim-4", "evaluate_fid@ddim-4", "fit_s4s@4", "refine_s4s_alt@4", "report",
-                *(f"{stage}@{s}-4" for stage in ("start", "sample_learned", "evaluate_fid_learned")
-                  for s in ("s4s", "s4s_alt"))}),
+               {"classical@ddim-4", "sample@ddim-4", "evaluate_fid@ddim-4", "fit_s4s@4", "refine_s4s_alt@4", "fit@4",
+                "refine@4", "report", "start@s4s-4", "start@s4s_alt-4",
+                *(f"{stage}@{s}-4" for stage in ("sample_learned", "evaluate_fid_learned")
+                  for s in ("s4s", "s4s_alt", "free"))}),
     "a solver and an arm": ({"classical": ["ddim", "ipndm"], "learned": ["gn"]},
                             {"classical@ipndm-3", "sample@ipndm-3", "evaluate_fid@ipndm-3", "start_arm@gn-3",
                              "learn_arm@gn-3", "sample_arm@gn-3", "evaluate_fid_arm@gn-3", "report"}),

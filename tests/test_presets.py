@@ -76,8 +76,12 @@ def test_the_cost_is_counted_by_hand():
     evaluations = cost.network_evaluations(settings)
     total = sum(settings.nfe)  # 4 + 5 + 6 + 7; guidance counts twice
     assert evaluations["teacher pairs"] == 2 * 1400 * 20
-    assert evaluations["learning s4s"] == 2 * 10 * (5 * 600 + 200) * total
-    assert evaluations["learning s4s_alt"] == 2 * (2 + 16) * (5 * 1000 + 400) * total
-    assert evaluations["samples"] == 2 * 50_000 * (20 + 8 * total)
+    assert evaluations["learning s4s"] == 2 * 10 * (4 * 600 + 200) * total
+    assert evaluations["learning s4s_alt"] == 2 * (2 + 16) * (4 * 1000 + 400) * total
+    fit, refine = settings.fit, settings.refine
+    newton = 64 * 6 * 4 + fit.steps * (6 * fit.batch_size + fit.validation_pairs)
+    bfgs = 4 * refine.pairs + refine.steps * (3 * refine.pairs + refine.validation_pairs)
+    assert evaluations["learning free"] == 2 * (newton + bfgs) * total
+    assert evaluations["samples"] == 2 * 50_000 * (20 + 9 * total)
     assert cost.gpu_hours(settings, 100) == pytest.approx(sum(evaluations.values()) * 100e9 / 50e12 / 3600)
-    assert cost.sample_bytes(settings, [3, 256, 256]) == 33 * 50_000 * 3 * 256 * 256
+    assert cost.sample_bytes(settings, [3, 256, 256]) == 37 * 50_000 * 3 * 256 * 256

@@ -1,18 +1,14 @@
 """One learned solver from the pipeline's parameters and pairs: the body of every stage that learns."""
 
-from pathlib import Path
-
 import s4spipe
 from s4spipe import distance, features, models, ranks
 from s4spipe.distill import gauss_newton
 from s4spipe.distill.fit import COEFFICIENTS, TIMES, Phase, fit, s4s, s4s_alt
 from s4spipe.families import FAMILIES, Times
 from s4spipe.files import Scratch, fingerprint, signature, write_json
-from s4spipe.pairs import Pairs
+from s4spipe.pairs import PAIRS, Pairs
 from s4spipe.params import S4S, Arm, Params, device
 from s4spipe.tableau import Tableau
-
-PAIRS = (Path("pairs/train.safetensors"), Path("pairs/validation.safetensors"))
 
 
 def phases(settings: S4S | Arm) -> list[Phase]:
@@ -34,6 +30,7 @@ def solver(name: str, nfe: int, settings: S4S | Arm, params: Params) -> None:
     validation = Pairs.load(PAIRS[1], on, settings.validation_pairs)
     seeing = params.perceptual if settings.distance == "perceptual" else None
     net = features.load(seeing.network, seeing.weights, on) if seeing else None
+    apart = distance.build(settings.distance, net, denoiser.decode)
 
     start = params.fit_path(name, f"{nfe}.start")
     noise, t = denoiser.noise_schedule, Tableau.load(start).t
@@ -52,8 +49,9 @@ def solver(name: str, nfe: int, settings: S4S | Arm, params: Params) -> None:
             denoiser,
             training,
             validation,
+            apart,
             batch_size=settings.batch_size,
-            at_once=params.run.batch_size,  # there is no backward pass
+            at_once=params.run.fit_batch_size,
             steps=sum(phase.epochs for phase in plan),
             seed=settings.seed,
             scratch=scratch,
@@ -66,7 +64,7 @@ def solver(name: str, nfe: int, settings: S4S | Arm, params: Params) -> None:
             denoiser,
             training,
             validation,
-            distance.build(settings.distance, net, denoiser.decode),
+            apart,
             batch_size=settings.batch_size,
             at_once=params.run.fit_batch_size,
             learning_rate=settings.learning_rate,

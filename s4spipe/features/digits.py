@@ -1,5 +1,7 @@
 """The features network of the embedded default: what Inception is to photographs, for 8x8 digits."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -15,17 +17,18 @@ class DigitFeatures(nn.Module):
     Images go in as clean-fid gives them: float32 [B, 1, 8, 8] in [0, 255].
     """
 
-    def __init__(self):
+    def __init__(self, channels: Sequence[int] = (32, 64, 64), kernel: int = 3, width: int = 64):
         super().__init__()
+        a, b, c = channels
         self.layers = nn.ModuleList(
             [
-                nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), nn.SiLU()),
-                nn.Sequential(nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.SiLU()),
-                nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.SiLU()),
+                nn.Sequential(nn.Conv2d(1, a, kernel, padding=kernel // 2), nn.SiLU()),
+                nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), nn.SiLU()),
+                nn.Sequential(nn.Conv2d(b, c, 3, padding=1), nn.SiLU()),
             ]
         )
-        self.last = nn.Sequential(nn.Flatten(), nn.Linear(64 * 4 * 4, 64), nn.SiLU())
-        self.head = nn.Linear(64, 10)
+        self.last = nn.Sequential(nn.Flatten(), nn.Linear(c * 4 * 4, width), nn.SiLU())
+        self.head = nn.Linear(width, 10)
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """The activations of every layer, each [B, channels, height, width]."""
@@ -35,8 +38,18 @@ class DigitFeatures(nn.Module):
         return maps
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features [B, 64]."""
+        """Features [B, width]."""
         return self.last(self.maps(images)[-1])
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Features [B, width] of images in [-1, 1], clipped to that range as on a screen, their channels' mean.
+
+        Raises UserError for images of another size.
+        """
+        if images.shape[2:] != (8, 8):
+            raise UserError(f"the digits' features network sees images of 8x8 pixels, not {images.shape[2]}x"
+                            f"{images.shape[3]}: set perceptual.network to lpips in params.yaml")  # fmt: skip
+        return self(to_255(images.float().clamp(-1, 1).mean(1, keepdim=True)))
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
         """LPIPS's form over these layers, [B]: squared differences of unit-normalised activations of images in [-1, 1].
@@ -60,10 +73,10 @@ class DigitFeatures(nn.Module):
 
 def load(path: str, mode: str = "clean") -> DigitFeatures:
     """The network out of its weights. Raises UserError for a file that is missing, truncated or of another network."""
-    net = DigitFeatures()
-    tensors, _ = read_tensors(path)
+    tensors, about = read_tensors(path)
     try:
+        net = DigitFeatures(**(about.get("shape") or {}))
         net.load_state_dict(tensors)
-    except RuntimeError:
+    except (AttributeError, RuntimeError, TypeError, ValueError):
         raise UserError(f"{path}: not the weights of the digits' features network") from None
     return net

@@ -26,6 +26,11 @@ class LPIPS(nn.Module):
         """[B], for images [B, 1 or 3, height, width]."""
         return self.net(*map(enlarged, (x, y))).flatten()
 
+    def embed(self, images: Tensor) -> Tensor:
+        """The spatial means of the backbone's layers, [B, their channels together], of images in [-1, 1], clipped."""
+        seen = self.net.net(self.net.scaling_layer(enlarged(images.clamp(-1, 1))))
+        return torch.cat([layer.mean(dim=(2, 3)) for layer in seen], 1)
+
 
 def enlarged(images: Tensor) -> Tensor:
     images = images.float().expand(-1, 3, -1, -1)

@@ -9,19 +9,22 @@ from s4spipe.files import Scratch, write_tensors
 from s4spipe.images import to_255
 from s4spipe.models import digits
 
-WEIGHTS = "models/features.safetensors"  # where the pipeline puts them
+# Where the pipeline puts them: the judge's weights, and those of what the fits may see, a network of another shape.
+WEIGHTS, PERCEPTUAL = "models/features.safetensors", "models/perceptual.safetensors"
+OTHER = {"channels": [24, 48, 64], "kernel": 5, "width": 96}
 
 
-def train(path: str, params: dict, device: torch.device, scratch: Scratch) -> float:
+def train(path: str, params: dict, device: torch.device, scratch: Scratch, shape: dict | None = None) -> float:
     """Train the classifier on 1,500 of the digits and write it to `path`; returns its accuracy on the other 297.
 
-    params: epochs, learning_rate, seed. Small shifts and noise keep its features smooth around real digits.
+    params: epochs, learning_rate, seed. shape: of the network, where it is not the judge's. Small shifts and noise keep
+    its features smooth around real digits.
     """
     images, labels = (tensor.to(device) for tensor in digits.images())
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(params["seed"])).to(device)
     training, held_out = order[:1500], order[1500:]
     torch.manual_seed(params["seed"])
-    net = DigitFeatures().to(device)
+    net = DigitFeatures(**(shape or {})).to(device)
     optimizer = torch.optim.AdamW(net.parameters(), params["learning_rate"], weight_decay=1e-3)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, params["epochs"])
     start = 0
@@ -56,5 +59,6 @@ def train(path: str, params: dict, device: torch.device, scratch: Scratch) -> fl
     with torch.no_grad():
         correct = net.head(net(to_255(images[held_out]))).argmax(1) == labels[held_out]
     accuracy = correct.float().mean().item()
-    write_tensors(path, {name: tensor.cpu() for name, tensor in net.state_dict().items()}, {"accuracy": accuracy})
+    about = {"accuracy": accuracy} | ({"shape": shape} if shape else {})
+    write_tensors(path, {name: tensor.cpu() for name, tensor in net.state_dict().items()}, about)
     return accuracy

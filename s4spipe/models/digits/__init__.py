@@ -5,9 +5,11 @@ trains in minutes on a laptop and its weights fit into git.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from s4spipe.errors import UserError
@@ -47,9 +49,13 @@ def load(params: dict) -> EDMDenoiser:
         net.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{path}: does not hold a U-Net that s4spipe trained ({str(error).splitlines()[0]})") from None
+    return denoiser_of(net, about)
+
+
+def denoiser_of(net: nn.Module, about: dict) -> EDMDenoiser:
     config = net.config
     shape = (config.in_channels, config.sample_size, config.sample_size)
-    return EDMDenoiser(net, about["sigma_data"], shape, (config.num_class_embeds or 1) - 1)
+    return EDMDenoiser(net, about["sigma_data"], shape, (config.num_class_embeds or 1) - 1, about.get("shuffle", 1))
 
 
 def images() -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,18 +67,31 @@ def images() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def train(path: str, params: dict, device: torch.device, scratch: Scratch) -> None:
-    """Train the U-Net under EDM's loss (Karras et al. 2022, Table 1) and write its EMA weights to `path`.
+    """Train the model of the digits to `path`. params: those of `train_unet`, batch_size and label_dropout."""
+    x0, labels = images()
+    size = params["batch_size"]
 
-    params: steps, batch_size, learning_rate, ema, label_dropout, seed.
+    def draw(rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        pick = torch.tensor(rng.integers(len(x0), size=size))
+        dropped = torch.tensor(rng.random(size) < params["label_dropout"])
+        return x0[pick], torch.where(dropped, 10, labels[pick])
+
+    train_unet(path, {"unet": UNET, "sigma_data": SIGMA_DATA}, draw, params, device, scratch)
+
+
+def train_unet(path: str, about: dict, draw: Callable, params: dict, device: torch.device, scratch: Scratch) -> None:
+    """Train a U-Net under EDM's loss (Karras et al. 2022, Table 1) and write its EMA weights to `path`.
+
+    about: of the network, as `load` reads it back: unet (its config), sigma_data, and shuffle where it has one. params:
+    steps, learning_rate, ema, seed. draw: of a numpy generator, makes a batch of clean images and their labels.
     """
     from diffusers import UNet2DModel
 
-    steps, batch = params["steps"], params["batch_size"]
-    x0, labels = (tensor.to(device) for tensor in images())
+    steps, sigma_data = params["steps"], about["sigma_data"]
     torch.manual_seed(params["seed"])
-    net = UNet2DModel(**UNET).to(device)
+    net = UNet2DModel(**about["unet"]).to(device)
     ema = {name: weight.clone() for name, weight in net.state_dict().items()}
-    denoiser = EDMDenoiser(net, SIGMA_DATA, (1, 8, 8), num_classes=10)
+    denoiser = denoiser_of(net, about)
     optimizer = torch.optim.AdamW(net.parameters(), params["learning_rate"], weight_decay=1e-4, fused=True)
 
     start = 0
@@ -81,20 +100,19 @@ def train(path: str, params: dict, device: torch.device, scratch: Scratch) -> No
         optimizer.load_state_dict(saved["optimizer"])
         ema, start = {k: v.to(device) for k, v in saved["ema"].items()}, saved["step"]
 
-    for step in (bar := tqdm(range(start, steps), initial=start, total=steps, desc="train_digits", disable=None)):
+    for step in (bar := tqdm(range(start, steps), initial=start, total=steps, desc="train", disable=None)):
         for group in optimizer.param_groups:
             group["lr"] = params["learning_rate"] * learning_rate_factor(step / steps)
         # One generator per step, so that a resumed run draws what an undisturbed one draws.
         rng = np.random.default_rng((params["seed"], step))
-        pick = torch.tensor(rng.integers(len(x0), size=batch), device=device)
-        dropped = torch.tensor(rng.random(batch) < params["label_dropout"], device=device)
-        sigma = torch.tensor(np.exp(rng.normal(-0.5, 1.4, batch)), device=device)
-        noise = torch.tensor(rng.standard_normal((batch, 1, 8, 8)), device=device)
+        x0, labels = draw(rng)
+        sigma = torch.tensor(np.exp(rng.normal(-0.5, 1.4, len(x0))), device=device)
+        noise = torch.tensor(rng.standard_normal(x0.shape), device=device)
+        x0, labels = x0.to(device), None if labels is None else labels.to(device)
 
-        noisy = x0[pick] + sigma[:, None, None, None] * noise
-        prediction = denoiser(noisy, sigma, torch.where(dropped, denoiser.nothing, labels[pick]))
-        weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
-        loss = (weight[:, None, None, None] * (prediction - x0[pick]) ** 2).mean()
+        prediction = denoiser(x0 + sigma[:, None, None, None] * noise, sigma, labels)
+        weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+        loss = (weight[:, None, None, None] * (prediction - x0) ** 2).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -108,7 +126,7 @@ def train(path: str, params: dict, device: torch.device, scratch: Scratch) -> No
             state = {"net": net.state_dict(), "ema": ema, "optimizer": optimizer.state_dict(), "step": step + 1}
             scratch.save("train", state)
 
-    write_tensors(path, {name: tensor.cpu() for name, tensor in ema.items()}, {"unet": UNET, "sigma_data": SIGMA_DATA})
+    write_tensors(path, {name: tensor.cpu() for name, tensor in ema.items()}, about)
 
 
 def learning_rate_factor(progress: float) -> float:

@@ -1,6 +1,7 @@
 """EDM preconditioning around a diffusers U-Net (Karras et al. 2022, arXiv 2206.00364, Table 1)."""
 
 from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle
 
 from s4spipe.models.denoiser import Denoiser
 from s4spipe.noise import VE
@@ -10,16 +11,26 @@ class EDMDenoiser(Denoiser):
     """D(x, sigma, condition): the x0 prediction of a U-Net F trained under EDM preconditioning.
 
     D(x, sigma) = c_skip x + c_out F(c_in x, c_noise), with c_noise = ln(sigma). The class index after the last stands
-    for "no label".
+    for "no label". With `shuffle` above 1, channels of x are squares of so many pixels a side (pixel_shuffle).
     """
 
     noise_schedule = VE(sigma_min=0.002, sigma_max=80.0)
 
-    def __init__(self, net: nn.Module, sigma_data: float, sample_shape: tuple[int, ...], num_classes: int = 0):
+    def __init__(
+        self,
+        net: nn.Module,
+        sigma_data: float,
+        sample_shape: tuple[int, ...],
+        num_classes: int = 0,
+        shuffle: int = 1,
+    ):
         super().__init__()
-        self.net, self.sigma_data = net, sigma_data
+        self.net, self.sigma_data, self.shuffle = net, sigma_data, shuffle
         self.sample_shape, self.num_classes = tuple(sample_shape), num_classes
         self.nothing = num_classes if num_classes else None
+
+    def decode(self, x: Tensor) -> Tensor:
+        return pixel_shuffle(x, self.shuffle)
 
     def predict(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         s = t.view(-1, *[1] * (x.ndim - 1))

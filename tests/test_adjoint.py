@@ -1,0 +1,90 @@
+import pytest
+import torch
+from problems import NOISES, noises, wavy
+from test_fit import Net
+
+from s4spipe import classical, steps
+from s4spipe.distill import adjoint
+from s4spipe.families import late
+from s4spipe.sampling import sample
+from s4spipe.tableau import Tableau
+
+CONDITION = torch.tensor([0.5, 1.0, 1.5])
+
+
+def denoise(x, t, condition=None):
+    return wavy(x, t) * (1 if condition is None else condition[:, None])
+
+
+def rebuilt(vector, table):
+    n = table.nfe
+    c_0, c, W, t_c = vector.split([1, n, n * n, n])
+    return Tableau(table.t, t_c, c, W.view(n, n), table.noise, table.name, {}, c_0[0])
+
+
+@pytest.mark.parametrize("key", ["ve", "vp_linear", "flow"])
+@pytest.mark.parametrize("condition", [None, CONDITION], ids=["without", "with condition"])
+@pytest.mark.parametrize("solver", ["dpmpp_3m", "unipc_bh2", "dpm_2s"])
+def test_derivatives_are_those_of_reverse_mode_pair_by_pair(solver, condition, key):
+    noise = NOISES[key]
+    t = steps.build("logsnr", noise, len(classical.costs(solver, 4)))
+    table, x_T = late(solver, noise, t, 0.1, nfe=4), noises(3, scale=noise.sigma_T)
+    path = adjoint.run(denoise, table, x_T, condition)
+    torch.testing.assert_close(path.end, sample(denoise, table, x_T, condition))
+    outputs = noises(2, 3 * x_T[0].numel(), seed=4).view(2, *x_T.shape)
+    ours = adjoint.derivatives(denoise, table, path, outputs, condition)
+    vector = adjoint.entries(table)
+    for row in range(len(x_T)):
+        one = None if condition is None else condition[row : row + 1]
+
+        def of(v, row=row, one=one):
+            end = sample(denoise, rebuilt(v, table), x_T[row : row + 1], one)
+            return (outputs[:, row] * end).flatten(1).sum(1)
+
+        exact = torch.autograd.functional.jacobian(of, vector)
+        lower = torch.cat([torch.ones(5), torch.ones(4, 4).tril().flatten(), torch.ones(4)]).bool()
+        torch.testing.assert_close(ours[:, row][:, lower], exact[:, lower], rtol=1e-5, atol=1e-6)
+        assert ours[:, row][:, ~lower].abs().max() == 0  # a state cannot use what comes later
+    assert ours[..., 1:].abs().max() > 1e-3
+
+
+def test_the_cost_is_counted():
+    class Counting(Net):
+        rows = 0
+
+        def forward(self, x, t, condition=None):
+            self.rows += len(x)
+            return super().forward(x, t, condition)
+
+    noise = NOISES["ve"]
+    net, x_T = Counting(), noises(3, scale=noise.sigma_T)
+    table = classical.build("ddim", noise, steps.build("edm", noise, 5))
+    path = adjoint.run(net, table, x_T, None)
+    adjoint.derivatives(net, table, path, torch.stack([path.end] * 2), None)
+    assert net.rows + 2 * 5 * 3 == 3 * adjoint.cost(5, outputs=2)  # forward twice; a backward pass for each output
+
+
+def test_memory_does_not_grow_with_nfe():
+    """Of activations there are never more than one evaluation's at a time."""
+    alive, most = [0], [0]
+
+    class Held(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            alive[0] += 1
+            most[0] = max(most[0], alive[0])
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            alive[0] -= 1
+            return grad
+
+    noise = NOISES["ve"]
+    for nfe in (3, 10):
+        most[0] = 0
+        table = classical.build("ddim", noise, steps.build("edm", noise, nfe))
+        path = adjoint.run(denoise, table, noises(2, scale=80.0), None)
+        alive[0] = 0
+        adjoint.derivatives(lambda x, t, c: Held.apply(denoise(x, t)), table, path, path.end[None], None)
+        assert most[0] == 1
