@@ -108,6 +108,8 @@ class LMS(Family):
     Args:
         order: history length k; None: the whole history.
         consistent: every row sums to one: corrections are taken relative to their row's mean.
+        shared: one row of corrections for all steps, which are then added to b as they are: coefficients that do not
+            depend on time, but for the first steps' shorter history.
 
     Raises UserError for an order below 1 or above N, and for an init that a multistep method of this order cannot be.
     """
@@ -122,6 +124,7 @@ class LMS(Family):
         order: int | None,
         times: Times | None = None,
         consistent: bool = False,
+        shared: bool = False,
     ):
         rows = len(t) - 1
         super().__init__(init, noise, t, rows - classical.parse(init)[2], times)
@@ -135,7 +138,7 @@ class LMS(Family):
             raise UserError(self._says(init))
         if start.b[:, order:].any():
             raise UserError(f"init {init!r} looks back further than order {order}: raise the order or change init")
-        self.order, self.form, self.consistent = order, start.form, consistent
+        self.order, self.form, self.consistent, self.shared = order, start.form, consistent, shared
         _, gain = start.step_weights(noise, t)
         scale = (self.size()[1:] / gain.abs())[:, None]
         # Row i of b has evaluations i, i-1, .. 0; of the corrector, made at the end of step i, one more.
@@ -152,7 +155,17 @@ class LMS(Family):
         self.register_buffer(f"{name}_start", padded)
         self.register_buffer(f"{name}_scale", scale)
         self.register_buffer(f"{name}_used", used.double())
-        self.register_parameter(parameter, nn.Parameter(torch.zeros_like(padded)))
+        self.register_parameter(parameter, nn.Parameter(torch.zeros_like(padded[:1] if self.shared else padded)))
+
+    @torch.no_grad()
+    def randomise(self, seed: int) -> None:
+        """Draw all coefficients anew, from N(0, 1), instead of a classical solver's."""
+        generator = torch.Generator().manual_seed(seed)
+        for name in ("b", "c")[: 1 + self.corrects]:
+            start = getattr(self, f"{name}_start")
+            start.copy_(
+                getattr(self, f"{name}_used") * torch.randn(start.shape, generator=generator, dtype=start.dtype)
+            )
 
     def _says(self, init: str) -> str:
         known = classical.CLASSICAL
@@ -167,7 +180,8 @@ class LMS(Family):
         u, used = getattr(self, parameter), getattr(self, f"{name}_used")
         if self.consistent:
             u = u - (u * used).sum(1, keepdim=True) / used.sum(1, keepdim=True)
-        return getattr(self, f"{name}_start") + getattr(self, f"{name}_scale") * used * u
+        scale = 1 if self.shared else getattr(self, f"{name}_scale")
+        return getattr(self, f"{name}_start") + scale * used * u
 
     @property
     def b(self) -> Tensor:
@@ -183,6 +197,8 @@ class LMS(Family):
     def parameter_count(self) -> int:
         """m = sum_i min(i, k) for LMS: the entries that reach an evaluation, less the rows' sums if they are fixed."""
         masks = [self.b_used, *([self.c_used] if self.corrects else [])]
+        if self.shared:
+            masks = [mask[-1:] for mask in masks]
         return int(sum(mask.sum() - self.consistent * len(mask) for mask in masks))
 
     def table(self) -> dict[str, list]:
@@ -443,15 +459,15 @@ def late(
     return Tableau(t, table.t_c, table.c * kept, table.W, noise, solver, meta or {}, table.c_0 * kept)
 
 
-# name -> (init, noise, t, nfe, order, times, consistent) -> family
+# name -> (init, noise, t, nfe, order, times, consistent, shared) -> family
 FAMILIES: dict[str, Callable[..., Family]] = {
-    "fixed": lambda init, noise, t, nfe, order, times, consistent: Fixed(init, noise, t, nfe, times),
-    "lms": lambda init, noise, t, nfe, order, times, consistent: LMS(init, noise, t, order, times, consistent),
-    "pc": lambda init, noise, t, nfe, order, times, consistent: PC(init, noise, t, order, times, consistent),
-    "dss": lambda init, noise, t, nfe, order, times, consistent: LMS(init, noise, t, None, times, True),
-    "ss": lambda init, noise, t, nfe, order, times, consistent: SS(init, noise, t, nfe, times, consistent),
-    "epd": lambda init, noise, t, nfe, order, times, consistent: SS(init, noise, t, nfe, times, consistent, True),
-    "gs": lambda init, noise, t, nfe, order, times, consistent: GS(init, noise, t, times),
-    "bns": lambda init, noise, t, nfe, order, times, consistent: BNS(init, noise, t, nfe, times),
-    "free": lambda init, noise, t, nfe, order, times, consistent: Free(classical.build(init, noise, t, nfe=nfe)),
+    "fixed": lambda init, noise, t, nfe, order, times, *_: Fixed(init, noise, t, nfe, times),
+    "lms": lambda init, noise, t, nfe, order, times, *rows: LMS(init, noise, t, order, times, *rows),
+    "pc": lambda init, noise, t, nfe, order, times, *rows: PC(init, noise, t, order, times, *rows),
+    "dss": lambda init, noise, t, nfe, order, times, *_: LMS(init, noise, t, None, times, True),
+    "ss": lambda init, noise, t, nfe, order, times, *rows: SS(init, noise, t, nfe, times, *rows[:1]),
+    "epd": lambda init, noise, t, nfe, order, times, *rows: SS(init, noise, t, nfe, times, *rows[:1], parallel=True),
+    "gs": lambda init, noise, t, nfe, order, times, *_: GS(init, noise, t, times),
+    "bns": lambda init, noise, t, nfe, order, times, *_: BNS(init, noise, t, nfe, times),
+    "free": lambda init, noise, t, nfe, order, times, *_: Free(classical.build(init, noise, t, nfe=nfe)),
 }

@@ -182,6 +182,8 @@ class Arm(S4SAlt):
     family: Family = "lms"
     learns: Literal["both", "times", "coefficients"] = "both"
     consistent: bool = False
+    shared: bool = False
+    gaussian: bool = False
     optimizer: Literal["adam", "gauss_newton"] = "adam"
 
 
@@ -291,6 +293,9 @@ class Params(Block):
             if arm.consistent and arm.family in ("fixed", "gs", "bns", "free"):
                 raise UserError(f"arms.{name}.consistent: not for the family {arm.family}; lms, pc, dss, ss and epd "
                                 "have rows that can keep their sum")  # fmt: skip
+            if (arm.shared or arm.gaussian) and arm.family not in ("lms", "pc"):
+                switch = "shared" if arm.shared else "gaussian"
+                raise UserError(f"arms.{name}.{switch}: for the families lms and pc alone, not {arm.family}")
             if arm.optimizer == "gauss_newton" and (arm.distance == "perceptual" or arm.radius > 0):
                 raise UserError(f"arms.{name}.optimizer: gauss_newton is for the distances l2 and pseudo_huber and "
                                 f"the radius 0, got "

@@ -77,7 +77,16 @@ def build(folder):
 def prune(path):
     """Leave out the entries that a tiny run replaces or has no use for: DVC reads them all for every stage."""
     lock = YAML(typ="safe").load(path)
-    kept = ("train_digits", "train_features", "train_perceptual", "digits_images", "reference", "reference_solver", "real", "embed")
+    kept = (
+        "train_digits",
+        "train_features",
+        "train_perceptual",
+        "digits_images",
+        "reference",
+        "reference_solver",
+        "real",
+        "embed",
+    )
     lock["stages"] = {name: lock["stages"][name] for name in kept}
     YAML(typ="safe").dump(lock, path)
 

@@ -189,6 +189,35 @@ def test_the_number_of_parameters_is_the_papers():
     assert SS("dpm_2s", VE(), steps.build("edm", VE(), 3), 5).parameter_count == 2 * (3 + 1) + 1
 
 
+@pytest.mark.parametrize(("family", "init", "count"), [("lms", "ipndm", 3), ("pc", "unipc_bh2", 7)])
+def test_shared_corrections_are_the_same_for_all_steps(family, init, count):
+    t = steps.build("edm", VE(), 5)
+    student = FAMILIES[family](init, VE(), t, 5, 3, None, False, True)
+    known = classical.build(init, VE(), t)
+    torch.testing.assert_close(student().W, known.W, rtol=1e-12, atol=1e-12)
+    assert student.parameter_count == count
+    with torch.no_grad():
+        student.u += torch.tensor([0.1, -0.2, 0.3])
+    added = student.b - student.b_start
+    assert torch.equal(added[2:], added[2].expand(3, 3))
+    torch.testing.assert_close(added[0], torch.tensor([0.1, 0.0, 0.0]).double())
+
+
+def test_gaussian_coefficients_are_normal_and_the_seeds_own():
+    t = steps.build("edm", VE(), 10)
+    drawn = []
+    for seed in (0, 0, 1):
+        student = LMS("ipndm", VE(), t, 3)
+        student.randomise(seed)
+        drawn.append(student.b)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    entries = drawn[0][drawn[0] != 0]
+    assert len(entries) == LMS("ipndm", VE(), t, 3).parameter_count
+    assert abs(entries.mean()) < 0.6
+    assert 0.5 < entries.std() < 1.6
+
+
 @given(values=st.lists(st.floats(-5, 5), min_size=12, max_size=12))
 def test_any_parameters_give_a_valid_schedule(values):
     noise = VE()

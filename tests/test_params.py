@@ -58,6 +58,8 @@ MISTAKES = {
                  ({"lerns": "times"}, r"arms.ld3.lerns: unknown key 'lerns': did you mean 'learns'\?"),
                  ({"radius": -1.0}, "arms.ld3.radius: must be greater than or equal to 0, got -1.0"),
                  ({"family": "gs", "consistent": True}, "arms.ld3.consistent: not for the family gs; lms, pc"),
+                 ({"family": "fixed", "shared": True}, "arms.ld3.shared: for the families lms and pc alone, not fixed"),
+                 ({"family": "fixed", "gaussian": True}, "arms.ld3.gaussian: for the families lms and pc alone"),
                  ({"optimizer": "gauss_newton"}, "arms.ld3.optimizer: gauss_newton is for the distances l2 and "
                                                  "pseudo_huber and the radius 0, got l2 and 0.02")],
     "arms.s4s": [({}, "arms.s4s: give it another name")],

@@ -36,9 +36,14 @@ def solver(name: str, nfe: int, settings: S4S | Arm, params: Params) -> None:
     noise, t = denoiser.noise_schedule, Tableau.load(start).t
     plan = phases(settings)
     times = Times(noise, t, settings.decoupling) if any(TIMES in phase.learns for phase in plan) else None
-    family, consistent = getattr(settings, "family", "lms"), getattr(settings, "consistent", False)
+    family, rows = (
+        getattr(settings, "family", "lms"),
+        [getattr(settings, key, False) for key in ("consistent", "shared")],
+    )
     # It stays on the CPU: a few dozen numbers.
-    student = FAMILIES[family](settings.init, noise, t, nfe, settings.order, times, consistent)
+    student = FAMILIES[family](settings.init, noise, t, nfe, settings.order, times, *rows)
+    if getattr(settings, "gaussian", False):
+        student.randomise(settings.seed)
     about = settings.model_dump()
     files = (params.model.weights, start, *PAIRS, *([seeing.weights] if seeing else []))
     scratch = Scratch(fingerprint(name, nfe, about, params.model.model_dump(), files=files))
