@@ -28,7 +28,7 @@ def network_evaluations(params: Params) -> dict[str, int]:
         passes = 3 + (learn.radius > 0)
         parts[f"learning {name}"] = (epochs * (passes * learn.pairs + learn.validation_pairs)) * total
     fit, refine = params.fit, params.refine
-    tried = min(free.TRIED, fit.pairs) * len(fit.starts) * len(free.SHARES)
+    tried = min(free.TRIED, fit.pairs) * len({*map(str, fit.starts), free.ALWAYS}) * len(free.SHARES)
     of_fit = tried + fit.steps * (NEWTON * fit.batch_size + fit.validation_pairs)
     of_refine = 4 * refine.pairs + refine.steps * (3 * refine.pairs + refine.validation_pairs)
     parts["learning free"] = (of_fit + of_refine) * total

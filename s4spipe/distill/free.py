@@ -18,15 +18,17 @@ from s4spipe.tableau import Tableau
 
 NAME = "free"
 SHARES = (0.0, 0.1, 0.2, 0.3)  # of the range of lambda that a start crosses without the network
+ALWAYS = "logsnr"  # a schedule that is tried besides those named
 TRIED = 64  # pairs that tell the starts apart
 
 
 def starts(settings: Fit, noise: NoiseSchedule, nfe: int) -> Iterator[Tableau]:
-    """Classical solvers on every schedule of `settings.starts`, each on several later parts of the way.
+    """Classical solvers on every schedule of `settings.starts` and on logSNR steps, each on several later parts of the
+    way. From one schedule alone a fit may end in a poor minimum.
 
     Raises UserError for a solver that cannot spend `nfe` evaluations.
     """
-    for schedule in settings.starts:
+    for schedule in [*settings.starts, *([] if ALWAYS in settings.starts else [ALWAYS])]:
         t = steps.build(schedule, noise, len(classical.costs(settings.init, nfe)))
         for share in SHARES:
             yield late(settings.init, noise, t, share, nfe, {"steps": schedule, "share": share})
