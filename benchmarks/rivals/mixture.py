@@ -41,7 +41,10 @@ class Mixture(nn.Module):
         rng = torch.Generator().manual_seed(seed)
         k = torch.multinomial(self.share, n, replacement=True, generator=rng)
         z = torch.randn(n, DIM, generator=rng, dtype=torch.float64) * self.std[k]
-        return torch.stack([self.mean[i] + self.rotation[i] @ row for i, row in zip(k, z, strict=True)]).view(n, *SHAPE)
+        drawn = torch.empty_like(z)
+        for part in range(PARTS):
+            drawn[k == part] = self.mean[part] + z[k == part] @ self.rotation[part].T
+        return drawn.view(n, *SHAPE)
 
 
 class RandomFeatures(nn.Module):

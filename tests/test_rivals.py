@@ -1,0 +1,74 @@
+"""The parts of benchmarks/rivals that a mistake could hide in."""
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
+
+from benchmarks.rivals import mixture, page, photos, rows
+from s4spipe.distill.fit import COEFFICIENTS, TIMES
+
+
+def density(net, sigma):
+    """p(x | sigma), of a library."""
+    covariance = torch.stack([r @ torch.diag(s**2) @ r.T for r, s in zip(net.rotation, net.std, strict=True)])
+    noisy = covariance + sigma**2 * torch.eye(mixture.DIM, dtype=torch.float64)
+    return MixtureSameFamily(Categorical(net.share), MultivariateNormal(net.mean, noisy))
+
+
+@pytest.mark.parametrize("sigma", [0.05, 1.0, 40.0])
+def test_the_mixtures_denoiser_is_tweedies(sigma):
+    net = mixture.Mixture().requires_grad_(False)
+    clean = net.data(4, seed=1).flatten(1)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = (clean + sigma * noise).requires_grad_()
+    (score,) = torch.autograd.grad(density(net, sigma).log_prob(x).sum(), x)
+    ours = net(x.detach().view(-1, *mixture.SHAPE), torch.full((4,), sigma, dtype=torch.float64)).flatten(1)
+    torch.testing.assert_close(ours, x.detach() + sigma**2 * score, rtol=1e-6, atol=1e-6)
+
+
+def test_the_mixtures_samples_have_its_moments():
+    net = mixture.Mixture().requires_grad_(False)
+    drawn = net.data(20_000).flatten(1)
+    mean = (net.share[:, None] * net.mean).sum(0)
+    within = torch.stack([r @ torch.diag(s**2) @ r.T for r, s in zip(net.rotation, net.std, strict=True)])
+    offset = net.mean - mean
+    covariance = torch.einsum("k,kde->de", net.share, within + offset[:, :, None] * offset[:, None])
+    assert (drawn.mean(0) - mean).norm() < 0.03 * mean.norm()
+    assert (torch.cov(drawn.T) - covariance).norm() < 0.05 * covariance.norm()
+
+
+def test_patches_are_cut_from_where_they_say():
+    images = photos.photographs()
+    found, places = photos.patches(images, np.random.default_rng(0), 200)
+    assert found.shape == (200, 3, 16, 16)
+    assert set(places.tolist()) <= set(range(48))
+    assert len(set(places.tolist())) > 40
+    whole = images.unfold(2, 16, 1).unfold(3, 16, 1)
+    for patch in found[:3]:
+        apart = torch.stack(
+            [(whole - p[None, :, None, None]).abs().amax((1, 4, 5)).min() for p in (patch, patch.flip(2))]
+        )
+        assert apart.min() == 0
+
+
+@pytest.mark.parametrize(("learns", "epochs"), [("alternating", 7), ("alternating", 1), ("joint", 5), ("times", 3)])
+def test_a_plan_has_the_epochs_it_is_given(learns, epochs):
+    phases = rows.plan(learns, epochs)
+    assert sum(phase.epochs for phase in phases) == epochs
+    if learns == "alternating" and epochs > 3:
+        assert [phase.learns for phase in phases[:4]] == [(TIMES,), (TIMES,), (TIMES,), (COEFFICIENTS,)]
+
+
+def test_the_lowest_of_a_column_is_bold():
+    def cell(nfe, seed, fid):
+        return {"nfe": nfe, "seed": seed, "fid": fid, "error": fid, "evaluations": 1000, "seconds": 2.0}
+
+    found = {"digits": {
+        "teacher": [{"nfe": 20, "seed": 0, "fid": 0.5, "error": 0.0}],
+        "gs": [cell(3, 0, 2.0), cell(3, 1, 4.0), cell(4, 0, 1.0), cell(4, 1, 1.0)],
+        "free": [cell(3, 0, 1.0), cell(3, 1, 2.0), cell(4, 0, 3.0), cell(4, 1, 3.0)],
+    }}  # fmt: skip
+    text = page.page(found, {"nfe": [3, 4]})
+    assert "| gs | 3 ± 1 | **1 ± 0** |" in text
+    assert "| free | **1.5 ± 0.5** | 3 ± 0 |" in text
