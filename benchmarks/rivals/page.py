@@ -2,9 +2,13 @@
 
 from statistics import mean, pstdev
 
-MEASURES = {"fid": "Fréchet distance in the judge's features", "error": "Error: RMS distance to the teacher's samples",
-            "evaluations": "Network evaluations spent to find it, in thousands",
-            "seconds": "Seconds that took, on 2 cores"}  # fmt: skip
+MEASURES = {
+    "to_teacher": "Fréchet distance to the teacher's samples from the same noises, in the judge's features",
+    "fid": "Fréchet distance to the distribution, from other noises",
+    "error": "RMS distance to the teacher's samples",
+    "evaluations": "Network evaluations spent to find it, in thousands",
+    "seconds": "Seconds that took, on one core",
+}
 
 
 def page(found: dict[str, dict[str, list[dict]]], settings: dict) -> str:
@@ -20,7 +24,9 @@ def page(found: dict[str, dict[str, list[dict]]], settings: dict) -> str:
             lines.append("|---|" + "--:|" * len(settings["nfe"]))
             solvers = {row: cells for row, cells in rows.items() if row != "teacher"}
             values = {row: [_values(cells, nfe, measure) for nfe in settings["nfe"]] for row, cells in solvers.items()}
-            least = [min(mean(v[i]) for v in values.values() if v[i]) for i in range(len(settings["nfe"]))]
+            least = [
+                min((mean(v[i]) for v in values.values() if v[i]), default=None) for i in range(len(settings["nfe"]))
+            ]
             for row, columns in values.items():
                 cells = [_cell(column, low, measure) for column, low in zip(columns, least, strict=True)]
                 lines.append(f"| {row} | " + " | ".join(cells) + " |")
@@ -32,7 +38,7 @@ def _values(cells: list[dict], nfe: int, measure: str) -> list[float]:
     return [cell[measure] for cell in cells if cell["nfe"] == nfe and measure in cell]
 
 
-def _cell(values: list[float], least: float, measure: str) -> str:
+def _cell(values: list[float], least: float | None, measure: str) -> str:
     if not values:
         return "-"
     if measure == "evaluations":

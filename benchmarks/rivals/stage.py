@@ -92,7 +92,9 @@ def learn(name: str, row: str) -> None:
         exact = Pairs.load(f"pairs/{name}/sample-{seed}.safetensors", CPU)
         ours = exact.x_0 if row == "teacher" else made(model, table, "sample", seed, len(exact)).x_0
         error = (ours - exact.x_0).double().square().mean().sqrt().item()
-        return {"fid": frechet.distance(model.judge(ours.clone()).double(), goal)[0], "error": error}
+        seen, ideal = (model.judge(x.clone()).double() for x in (ours, exact.x_0))
+        to_teacher = frechet.distance(seen, frechet.statistics(ideal))[0]
+        return {"fid": frechet.distance(seen, goal)[0], "to_teacher": to_teacher, "error": error}
 
     def cell(nfe: int, seed: int) -> dict:
         if row == "teacher":
@@ -116,10 +118,13 @@ def learn(name: str, row: str) -> None:
 
 @main.command()
 def report() -> None:
-    """The tables, as docs/benchmarks.md of the project."""
+    """The tables, of the rows that have been run."""
     settings = params()
     every = ("teacher", *SPECIAL[:3], *settings["rows"], *SPECIAL[3:])
-    found = {name: {row: read_json(f"results/{name}/{row}.json") for row in every} for name in settings["models"]}
+    found = {
+        name: {row: read_json(path) for row in every if (path := Path(f"results/{name}/{row}.json")).exists()}
+        for name in settings["models"]
+    }
     write_text("results/tables.md", page(found, settings))
 
 

@@ -25,7 +25,6 @@ from s4spipe.tableau import Tableau
 PROBES = 2  # random v for each pair
 TRIES = 6  # of growing damping, before a step is given up
 FIRST, LEAST = 1e-2, 1e-5  # damping
-FLOOR = 1e-2  # of its diagonal, in shares of the largest entry: what hardly matters yet must not leap
 
 
 class Parameters:
