@@ -13,7 +13,7 @@ from benchmarks.common import Setting
 from s4spipe import distance, stage, steps
 from s4spipe.distill import gauss_newton, learn
 from s4spipe.distill.fit import COEFFICIENTS, TIMES, fit
-from s4spipe.distill.free import SHARES, TRIED, starts
+from s4spipe.distill.free import SHARES, TRIED, schedules, starts
 from s4spipe.families import FAMILIES, Free, Times
 from s4spipe.files import Scratch, fingerprint, write_text
 from s4spipe.pairs import PAIRS, Pairs
@@ -71,7 +71,7 @@ def main(params: Params, most: int) -> None:
             if step is None:
                 row += ["not reached", "-"]
                 continue
-            tried = len({*map(str, settings.starts), "logsnr"}) * len(SHARES) * TRIED * nfe if free else 0
+            tried = len(schedules(settings)) * len(SHARES) * TRIED * nfe if free else 0
             cost = found["spent"][step] - step * len(validation) * nfe + tried
             row += [f"{cost:,}", f"{cost / spent:.2f}"]
         lines.append("| " + " | ".join(row) + " |")

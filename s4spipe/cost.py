@@ -28,9 +28,10 @@ def network_evaluations(params: Params) -> dict[str, int]:
         passes = 3 + (learn.radius > 0)
         parts[f"learning {name}"] = (epochs * (passes * learn.pairs + learn.validation_pairs)) * total
     fit, refine = params.fit, params.refine
-    tried = min(free.TRIED, fit.pairs) * len({*map(str, fit.starts), free.ALWAYS}) * len(free.SHARES)
+    tried = min(free.TRIED, fit.pairs) * len(free.schedules(fit)) * len(free.SHARES)
     of_fit = tried + fit.steps * (NEWTON * fit.batch_size + fit.validation_pairs)
-    of_refine = 4 * refine.pairs + refine.steps * (3 * refine.pairs + refine.validation_pairs)
+    of_refine = adjoint.cost(1, 2) * refine.pairs
+    of_refine += refine.steps * (adjoint.cost(1, 1) * refine.pairs + refine.validation_pairs)
     parts["learning free"] = (of_fit + of_refine) * total
     solvers = len(params.classical) + len(params.learned_solvers)
     parts["samples"] = params.sample.count * (teacher.nfe + solvers * total)

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import s4spipe
 from s4spipe import ranks
 from s4spipe.errors import UserError
-from s4spipe.files import Scratch, read_tensors, write_tensors
+from s4spipe.files import Scratch, read_tensors, signature, write_tensors
 from s4spipe.models.denoiser import Denoiser
 from s4spipe.sampling import sample
 from s4spipe.tableau import Tableau
@@ -81,6 +82,11 @@ class Pairs:
             tensors[k][:count].to(device) if k in tensors else None for k in ("x_T", "x_0", "condition")
         )
         return cls(x_T, x_0, condition)
+
+
+def origin(denoiser: Denoiser) -> dict:
+    """Where a solver that was learned from the pairs comes from, for its file."""
+    return {"model": denoiser.identity, "pairs": signature(PAIRS[0].parent), "s4spipe": s4spipe.__version__}
 
 
 def batches(index: Tensor, size: int) -> tuple[Tensor, ...]:

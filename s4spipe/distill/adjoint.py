@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from s4spipe.sampling import precision
+from s4spipe.sampling import precision, sample
 from s4spipe.tableau import Tableau
 
 
@@ -31,19 +31,21 @@ class Path:
 
 @torch.no_grad()
 def run(denoiser: Callable, table: Tableau, x_T: Tensor, condition: Tensor | None) -> Path:
-    """As `s4spipe.sampling.sample`, an evaluation at a time."""
-    c_0, c, W, t_c = _on(table, x_T)
-    x_T = x_T.to(c)
-    y, d = c_0 * x_T, []
-    for i in range(table.nfe):
-        d.append(denoiser(y, t_c[i], condition))
-        y = c[i] * x_T + sum(W[i, j] * d[j] for j in range(i + 1))
-    return Path(x_T, [prediction.float() for prediction in d], y)
+    """Sample, and keep the predictions."""
+    x_T, d = x_T.to(precision(x_T.device)), []
+
+    def recorded(y: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        prediction = denoiser(y, t, condition)
+        d.extend(part.float() for part in prediction.split(len(x_T)))  # several, where a call joins evaluations
+        return prediction
+
+    end = sample(recorded, table, x_T, condition)
+    return Path(x_T, d, end)
 
 
 def derivatives(denoiser: Callable, table: Tableau, path: Path, outputs: Tensor, condition: Tensor | None) -> Tensor:
     """[K, B, entries]: of K numbers of each sample, whose derivatives by the sample are `outputs` [K, B, ...]."""
-    c_0, c, W, t_c = _on(table, path.x_T)
+    c_0, c, W, t_c = (entry.detach().to(path.x_T) for entry in (table.c_0, table.c, table.W, table.t_c))
     n, (k, rows) = table.nfe, outputs.shape[:2]
     by_c, by_W, by_t = outputs.new_zeros(k, rows, n), outputs.new_zeros(k, rows, n, n), outputs.new_zeros(k, rows, n)
     by_d = [torch.zeros_like(outputs) for _ in range(n)]
@@ -70,8 +72,3 @@ def derivatives(denoiser: Callable, table: Tableau, path: Path, outputs: Tensor,
 def cost(nfe: int, outputs: int) -> int:
     """Evaluations of `run` and `derivatives` for a pair; differentiating one for an output counts as one."""
     return nfe * (2 + outputs)
-
-
-def _on(table: Tableau, x: Tensor) -> tuple[Tensor, ...]:
-    like = torch.empty(0, dtype=precision(x.device), device=x.device)
-    return tuple(v.detach().to(like) for v in (table.c_0, table.c, table.W, table.t_c))

@@ -6,7 +6,7 @@ it cannot reach. Its images can still be distributed as the teacher's are. Both 
 of the error of a finite sample cancels. The features' network must not be the one that judges the solver afterwards.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +18,9 @@ from s4spipe.distill.gauss_newton import Parameters, probe
 from s4spipe.families import Family
 from s4spipe.files import Scratch
 from s4spipe.pairs import Pairs, batches
-from s4spipe.tableau import Tableau
+from s4spipe.sampling import sample
 
-HALVINGS = 5  # of a step's length, before the search is given up
+TRIES = 5  # of a step, each a quarter as long as the one before, until the distance falls
 DAMPING = 1e-3  # of the curvature that the first step goes by
 
 
@@ -39,8 +39,11 @@ def distance(features: Tensor, goal: tuple[Tensor, Tensor]) -> tuple[float, Tens
 
     The distance is the least mean of |f - T f|^2 over maps T that bring the features' mean and covariance to the
     goal's; the minimum is T f = mean_r + A (f - mean), A = S_r^1/2 (S_r^1/2 S S_r^1/2)^-1/2 S_r^1/2 (Dowson and Landau
-    1982; Olkin and Pukelsheim 1982). At a minimum the slope is that with T held: 2 (f - T f).
+    1982; Olkin and Pukelsheim 1982). At a minimum the slope is that with T held: 2 (f - T f). Features that are no
+    numbers are infinitely far.
     """
+    if not features.isfinite().all():
+        return float("inf"), torch.zeros_like(features)
     (mean, S), (mean_r, S_r) = statistics(features), goal
     r = root(S_r)
     values, vectors = torch.linalg.eigh(r @ S @ r)
@@ -64,38 +67,40 @@ class Problem:
     at_once: int
 
     def goal(self) -> tuple[Tensor, Tensor]:
-        own = ranks.share(torch.arange(len(self.pairs)))
-        return statistics(self._gather([self.features(self.pairs.take(i).x_0) for i in batches(own, self.at_once)]))
+        """The teacher's statistics."""
+        return statistics(self._gather(self.features(some.x_0) for _, some in self._own()))
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
         return self.see(x).cpu().double()
 
-    def _gather(self, rows: list[Tensor]) -> Tensor:
-        own = ranks.share(torch.arange(len(self.pairs)))
-        return ranks.gather(torch.cat(rows), own, len(self.pairs))
+    def _own(self) -> Iterator[tuple[Tensor, Pairs]]:
+        """This process's pairs, some at a time, with their places."""
+        for index in batches(ranks.share(torch.arange(len(self.pairs))), self.at_once):
+            yield index, self.pairs.take(index)
 
-    def paths(self, table: Tableau) -> list[tuple[Tensor, adjoint.Path]]:
-        own = ranks.share(torch.arange(len(self.pairs)))
-        some = ((index, self.pairs.take(index)) for index in batches(own, self.at_once))
-        return [(index, adjoint.run(self.denoiser, table, p.x_T, p.condition)) for index, p in some]
+    def _gather(self, rows: Iterable[Tensor]) -> Tensor:
+        return ranks.gather(torch.cat(list(rows)), ranks.share(torch.arange(len(self.pairs))), len(self.pairs))
 
+    @torch.no_grad()
     def value(self, goal: tuple[Tensor, Tensor]) -> float:
+        """The distance; infinite where the parameters are no solver."""
         if (table := self.parameters.table()) is None:
             return float("inf")
-        return distance(self._gather([self.features(path.end) for _, path in self.paths(table)]), goal)[0]
+        ends = (sample(self.denoiser, table, some.x_T, some.condition) for _, some in self._own())
+        return distance(self._gather(map(self.features, ends)), goal)[0]
 
     def value_and_slope(self, goal: tuple[Tensor, Tensor], number: int | None = None) -> tuple[float, Tensor, Tensor]:
         """The distance, its slope [P], and with the probes' seed `number` the curvature [P, P] of the mean of
         |f - T f|^2, to Gauss and Newton, T held."""
-        table, by_parameters = self.parameters.table(), self.parameters.jacobian()
-        count = by_parameters.shape[1]
+        table, count = self.parameters.table(), len(self.parameters.get())
         slope, curvature = torch.zeros(count).double(), torch.zeros(count, count).double()
         if table is None:
             return float("inf"), slope, curvature
-        paths = self.paths(table)
-        value, by_features = distance(self._gather([self.features(path.end) for _, path in paths]), goal)
-        for index, path in paths:
+        by_parameters = self.parameters.jacobian()
+        paths = [(*own, adjoint.run(self.denoiser, table, own[1].x_T, own[1].condition)) for own in self._own()]
+        value, by_features = distance(self._gather(self.features(path.end) for _, _, path in paths), goal)
+        for index, some, path in paths:
             end = path.end.detach().requires_grad_()
             with torch.enable_grad():
                 seen = self.see(end)
@@ -103,8 +108,7 @@ class Problem:
             if number is not None:
                 outputs.append(2**0.5 * probe(number, index, seen.detach()))
             by_end = [torch.autograd.grad(seen, end, o.to(seen), retain_graph=True)[0] for o in outputs]
-            condition = self.pairs.take(index).condition
-            by_entries = adjoint.derivatives(self.denoiser, table, path, torch.stack(by_end), condition)
+            by_entries = adjoint.derivatives(self.denoiser, table, path, torch.stack(by_end), some.condition)
             rows = by_entries.cpu().double() @ by_parameters
             slope += rows[0].sum(0)
             if number is not None:
@@ -174,8 +178,8 @@ def step_of_bfgs(problem: Problem, goal: tuple[Tensor, Tensor], state: dict, fir
     parameters, x, slope, inverse = problem.parameters, state["now"], state["slope"], state["inverse"]
     value, spent = state["history"][-1]["train"], state["history"][-1]["evaluations"]
     direction = -inverse @ slope
-    for halving in range(HALVINGS):
-        parameters.put(x + direction / 4**halving)
+    for shortened in range(TRIES):
+        parameters.put(x + direction / 4**shortened)
         new, new_slope, _ = problem.value_and_slope(goal)
         spent += len(problem.pairs) * adjoint.cost(parameters.student.nfe, 1)
         if new < value:

@@ -4,15 +4,14 @@ from collections.abc import Iterator
 
 import torch
 
-import s4spipe
 from s4spipe import classical, distance, models, ranks, steps
 from s4spipe.distill import gauss_newton
 from s4spipe.distill.fit import COEFFICIENTS, TIMES
 from s4spipe.errors import UserError
 from s4spipe.families import Free, late
-from s4spipe.files import Scratch, fingerprint, signature, write_json
+from s4spipe.files import Scratch, fingerprint, write_json
 from s4spipe.noise import NoiseSchedule
-from s4spipe.pairs import PAIRS, Pairs
+from s4spipe.pairs import PAIRS, Pairs, origin
 from s4spipe.params import Fit, Params, device
 from s4spipe.tableau import Tableau
 
@@ -22,13 +21,18 @@ ALWAYS = "logsnr"  # a schedule that is tried besides those named
 TRIED = 64  # pairs that tell the starts apart
 
 
+def schedules(settings: Fit) -> list[steps.Schedule]:
+    """Those that a fit tries."""
+    return [*settings.starts, *([] if ALWAYS in settings.starts else [ALWAYS])]
+
+
 def starts(settings: Fit, noise: NoiseSchedule, nfe: int) -> Iterator[Tableau]:
-    """Classical solvers on every schedule of `settings.starts` and on logSNR steps, each on several later parts of the
-    way. From one schedule alone a fit may end in a poor minimum.
+    """Classical solvers on each of the `schedules`, from several later parts of the way on. From one schedule alone
+    a fit may end in a poor minimum.
 
     Raises UserError for a solver that cannot spend `nfe` evaluations.
     """
-    for schedule in [*settings.starts, *([] if ALWAYS in settings.starts else [ALWAYS])]:
+    for schedule in schedules(settings):
         t = steps.build(schedule, noise, len(classical.costs(settings.init, nfe)))
         for share in SHARES:
             yield late(settings.init, noise, t, share, nfe, {"steps": schedule, "share": share})
@@ -74,7 +78,6 @@ def fit(nfe: int, params: Params) -> None:
     if not ranks.first():
         return
     write_json(params.fit_path(NAME, f"{nfe}.fitted.history"), history)
-    origin = {"model": denoiser.identity, "pairs": signature(PAIRS[0].parent), "s4spipe": s4spipe.__version__}
-    meta = {"family": NAME, **student.start.meta, **origin, "params": about}
+    meta = {"family": NAME, **student.start.meta, **origin(denoiser), "params": about}
     student(NAME, meta).save(params.fit_path(NAME, f"{nfe}.fitted"))
     scratch.clear()

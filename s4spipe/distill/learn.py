@@ -1,12 +1,11 @@
 """One learned solver from the pipeline's parameters and pairs: the body of every stage that learns."""
 
-import s4spipe
 from s4spipe import distance, features, models, ranks
 from s4spipe.distill import gauss_newton
 from s4spipe.distill.fit import COEFFICIENTS, TIMES, Phase, fit, s4s, s4s_alt
 from s4spipe.families import FAMILIES, Times
-from s4spipe.files import Scratch, fingerprint, signature, write_json
-from s4spipe.pairs import PAIRS, Pairs
+from s4spipe.files import Scratch, fingerprint, write_json
+from s4spipe.pairs import PAIRS, Pairs, origin
 from s4spipe.params import S4S, Arm, Params, device
 from s4spipe.tableau import Tableau
 
@@ -36,10 +35,8 @@ def solver(name: str, nfe: int, settings: S4S | Arm, params: Params) -> None:
     noise, t = denoiser.noise_schedule, Tableau.load(start).t
     plan = phases(settings)
     times = Times(noise, t, settings.decoupling) if any(TIMES in phase.learns for phase in plan) else None
-    family, rows = (
-        getattr(settings, "family", "lms"),
-        [getattr(settings, key, False) for key in ("consistent", "shared")],
-    )
+    family = getattr(settings, "family", "lms")
+    rows = (getattr(settings, key, False) for key in ("consistent", "shared"))
     # It stays on the CPU: a few dozen numbers.
     student = FAMILIES[family](settings.init, noise, t, nfe, settings.order, times, *rows)
     if getattr(settings, "gaussian", False):
@@ -47,41 +44,18 @@ def solver(name: str, nfe: int, settings: S4S | Arm, params: Params) -> None:
     about = settings.model_dump()
     files = (params.model.weights, start, *PAIRS, *([seeing.weights] if seeing else []))
     scratch = Scratch(fingerprint(name, nfe, about, params.model.model_dump(), files=files))
+    given = (denoiser, training, validation, apart)
+    options = {"batch_size": settings.batch_size, "at_once": params.run.fit_batch_size, "seed": settings.seed}
+    options |= {"scratch": scratch, "description": f"{name} {nfe} NFE"}
     if getattr(settings, "optimizer", "adam") == "gauss_newton":
-        history = gauss_newton.fit(
-            student,
-            tuple(dict.fromkeys(what for phase in plan for what in phase.learns)),
-            denoiser,
-            training,
-            validation,
-            apart,
-            batch_size=settings.batch_size,
-            at_once=params.run.fit_batch_size,
-            steps=sum(phase.epochs for phase in plan),
-            seed=settings.seed,
-            scratch=scratch,
-            description=f"{name} {nfe} NFE",
-        )
+        learns = tuple(dict.fromkeys(what for phase in plan for what in phase.learns))
+        history = gauss_newton.fit(student, learns, *given, steps=sum(phase.epochs for phase in plan), **options)
     else:
-        history = fit(
-            student,
-            plan,
-            denoiser,
-            training,
-            validation,
-            apart,
-            batch_size=settings.batch_size,
-            at_once=params.run.fit_batch_size,
-            learning_rate=settings.learning_rate,
-            radius=settings.radius,
-            seed=settings.seed,
-            scratch=scratch,
-            description=f"{name} {nfe} NFE",
-        )
+        rates = {"learning_rate": settings.learning_rate, "radius": settings.radius}
+        history = fit(student, plan, *given, **rates, **options)
     if not ranks.first():
         return
     write_json(params.fit_path(name, f"{nfe}.history"), history)
-    origin = {"model": denoiser.identity, "pairs": signature(PAIRS[0].parent), "s4spipe": s4spipe.__version__}
-    meta = {"family": family, "steps": settings.steps, **origin, "params": about, **student.table()}
+    meta = {"family": family, "steps": settings.steps, **origin(denoiser), "params": about, **student.table()}
     student(name, meta).save(params.fit_path(name, nfe))
     scratch.clear()
