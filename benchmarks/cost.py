@@ -13,7 +13,7 @@ from benchmarks.common import Setting
 from s4spipe import distance, stage, steps
 from s4spipe.distill import gauss_newton, learn
 from s4spipe.distill.fit import COEFFICIENTS, TIMES, fit
-from s4spipe.distill.free import SHARES, TRIED, schedules, starts
+from s4spipe.distill.free import SHARES, TRIED, load, schedules, starts
 from s4spipe.families import FAMILIES, Free, Times
 from s4spipe.files import Scratch, fingerprint, write_text
 from s4spipe.pairs import PAIRS, Pairs
@@ -31,7 +31,8 @@ def main(params: Params, most: int) -> None:
     scratch = Scratch(fingerprint("cost", blocks, files=(params.model.weights, *PAIRS)))
     training, validation = (Pairs.load(path, setting.device, n) for path, n in
                             zip(PAIRS, (alt.pairs, settings.validation_pairs), strict=True))  # fmt: skip
-    apart, at_once, denoiser = distance.build(settings.distance), params.run.fit_batch_size, setting.denoiser
+    apart, at_once = distance.build(settings.distance), params.run.fit_batch_size
+    denoiser = load(params, setting.device)
 
     def same_family(nfe: int) -> torch.nn.Module:
         t = steps.build(alt.steps, setting.noise, nfe)

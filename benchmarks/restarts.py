@@ -12,7 +12,7 @@ from benchmarks.common import Setting
 from s4spipe import distance, stage
 from s4spipe.distill import gauss_newton
 from s4spipe.distill.fit import COEFFICIENTS, TIMES
-from s4spipe.distill.free import TRIED, starts
+from s4spipe.distill.free import TRIED, load, starts
 from s4spipe.families import Free
 from s4spipe.files import Scratch, fingerprint, write_text
 from s4spipe.pairs import PAIRS, Pairs
@@ -33,12 +33,12 @@ def main(params: Params, restarts: int) -> None:
     training, validation = (Pairs.load(path, setting.device, n) for path, n in
                             zip(PAIRS, (settings.pairs, settings.validation_pairs), strict=True))  # fmt: skip
     apart, at_once = distance.build(settings.distance), params.run.fit_batch_size
-    some = training.take(torch.arange(TRIED))
+    some, denoiser = training.take(torch.arange(TRIED)), load(params, setting.device)
 
     def fitted(nfe: int, start: dict, gaussian: bool = False) -> dict:
         block = settings.model_copy(update=start)
         tables = list(starts(block, setting.noise, nfe))
-        student = Free(min(tables, key=lambda t: gauss_newton.mean_distance(t, setting.denoiser, some, apart, at_once)))
+        student = Free(min(tables, key=lambda t: gauss_newton.mean_distance(t, denoiser, some, apart, at_once)))
         if gaussian:  # the coefficients' own size, in units of the state's
             generator = torch.Generator().manual_seed(block.seed)
             with torch.no_grad():
@@ -46,7 +46,7 @@ def main(params: Params, restarts: int) -> None:
         own = Scratch(f"{scratch.folder.name}/one")
         own.clear()
         history = gauss_newton.fit(
-            student, (COEFFICIENTS, TIMES), setting.denoiser, training, validation, apart, batch_size=block.batch_size,
+            student, (COEFFICIENTS, TIMES), denoiser, training, validation, apart, batch_size=block.batch_size,
             at_once=at_once, steps=block.steps, seed=block.seed, scratch=own,
         )  # fmt: skip
         return {"first": history[0]["validation"], "best": min(row["validation"] for row in history)}

@@ -1,4 +1,4 @@
-"""Train the classifier whose features serve FID and the perceptual distance."""
+"""Train a classifier of digits for its features: those that judge by FID, or those that the fits may see."""
 
 import click
 
@@ -9,10 +9,13 @@ from s4spipe.params import Params, device
 
 
 @stage.command
-def main(params: Params) -> None:
-    settings = params.train_features.model_dump()
-    scratch = Scratch(fingerprint("train_features", settings))
-    accuracy = training.train(training.WEIGHTS, settings, device(params.run.device), scratch)
+@click.argument("name", type=click.Choice(list(training.SHAPES)))
+def main(params: Params, name: str) -> None:
+    settings = getattr(params, f"train_{name}").model_dump()
+    scratch = Scratch(fingerprint("train_features", name, settings))
+    accuracy = training.train(
+        training.WEIGHTS[name], settings, device(params.run.device), scratch, training.SHAPES[name]
+    )
     scratch.clear()
     click.echo(f"accuracy on held-out digits: {accuracy:.1%}")
 

@@ -73,6 +73,18 @@ def test_lpips_is_that_of_its_package(tmp_path):
     assert net.distance(x[:, :1], y[:, :1]).shape == (3,)
 
 
+def test_what_a_fit_sees_by_lpips_is_the_layers_spatial_means_of_images_as_on_a_screen(tmp_path):
+    net = features.load("lpips", str(standins.alexnet(tmp_path / "alexnet.pth")), CPU)
+    x = (3 * torch.rand(2, 3, 256, 256) - 1.5).requires_grad_()
+    layers = net.net.net.forward(net.net.scaling_layer(x.clamp(-1, 1)))
+    expected = torch.cat([layer.flatten(2).mean(2) for layer in layers], 1)
+    seen = net.embed(x)
+    torch.testing.assert_close(seen, expected)
+    (slope,) = torch.autograd.grad(seen.sum(), x)
+    assert slope[x.abs() < 1].any()
+    assert not slope[x.abs() > 1].any()
+
+
 def test_other_backbones_are_told(tmp_path):
     weights = torch.load(standins.alexnet(tmp_path / "a.pth"), weights_only=True)
     del weights["features.8.bias"]
@@ -160,6 +172,18 @@ def test_the_digits_network_sees_digits_alone(images):
     net = features.load("digits", "models/features.safetensors", CPU)
     with pytest.raises(UserError, match="sees images of 8x8 pixels, not 20x24: set fid.network to inception"):
         fid.features(images, net, CPU)
+
+
+def test_what_a_fit_sees_of_digits_is_what_fid_would_of_the_images_without_their_rounding():
+    net = features.load("digits", "models/perceptual.safetensors", CPU)
+    image = torch.randint(0, 256, (3, 2, 8, 8)).float()
+    x = image / 127.5 - 1
+    torch.testing.assert_close(net.embed(x), net(image.mean(1, keepdim=True)), rtol=1e-4, atol=1e-4)
+    far = torch.where(image > 127, 3.0, -2.0).requires_grad_()
+    torch.testing.assert_close(net.embed(far), net.embed(far.clamp(-1, 1)))
+    assert not torch.autograd.grad(net.embed(far).sum(), far)[0].any()
+    with pytest.raises(UserError, match="sees images of 8x8 pixels, not 20x24: set perceptual.network to lpips"):
+        net.embed(torch.zeros(1, 1, 20, 24))
 
 
 def test_statistics_of_another_network_are_told():

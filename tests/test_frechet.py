@@ -104,6 +104,32 @@ def test_it_keeps_the_start_where_nothing_is_better(tmp_path):
     torch.testing.assert_close(adjoint.entries(student()), adjoint.entries(table), rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_trial_that_diverges_is_a_step_too_far(broken, tmp_path):
+    """The first trial gives no numbers; the search goes on with a shorter step."""
+    calls = []
+
+    def seeing(x):
+        calls.append(len(x))
+        return see(x) * (broken if len(calls) == 12 else 1)
+
+    student, teacher = make(), Net()
+    some = pairs(60, 1, teacher), pairs(30, 2, teacher)
+    history = frechet.refine(student, teacher, *some, seeing, at_once=60, steps=3, seed=0, scratch=Scratch(tmp_path))
+    assert all(row["train"] < float("inf") for row in history)
+    assert min(row["validation"] for row in history) < history[0]["validation"]
+
+
+def test_parameters_that_are_no_solver_are_infinitely_far():
+    student, net = make(), Net()
+    problem = frechet.Problem(Parameters(student, ALL), net, pairs(20, 1, net), see, 20)
+    goal = problem.goal()
+    with torch.no_grad():
+        student.u.fill_(float("nan"))
+    assert problem.value(goal) == float("inf")
+    assert problem.value_and_slope(goal)[0] == float("inf")
+
+
 def test_a_killed_refinement_goes_on_where_it_was(tmp_path):
     class Killed(Exception):
         pass

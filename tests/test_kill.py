@@ -12,8 +12,10 @@ pytestmark = pytest.mark.slow
 STAGES = {
     "train_digits": (["train_digits"], ["models/digits.safetensors"],
                      {"train_digits": {"steps": 20, "batch_size": 16}}),
-    "train_features": (["train_features"], ["models/features.safetensors"], {"train_features": {"epochs": 3}}),
-    "train_perceptual": (["train_perceptual"], ["models/perceptual.safetensors"], {"train_perceptual": {"epochs": 3}}),
+    "train_features": (["train_features", "features"], ["models/features.safetensors"],
+                       {"train_features": {"epochs": 3}}),
+    "train_perceptual": (["train_features", "perceptual"], ["models/perceptual.safetensors"],
+                         {"train_perceptual": {"epochs": 3}}),
     "digits_images": (["digits_images"], ["models/digits.npy"], {}),
     "real": (["real"], ["statistics/real.safetensors"], {}),
     "reference": (["reference"], ["tiny/reference.safetensors"],

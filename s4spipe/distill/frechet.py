@@ -90,9 +90,11 @@ class Problem:
         ends = (sample(self.denoiser, table, some.x_T, some.condition) for _, some in self._own())
         return distance(self._gather(map(self.features, ends)), goal)[0]
 
-    def value_and_slope(self, goal: tuple[Tensor, Tensor], number: int | None = None) -> tuple[float, Tensor, Tensor]:
+    def value_and_slope(
+        self, goal: tuple[Tensor, Tensor], number: int | None = None, below: float = float("inf")
+    ) -> tuple[float, Tensor, Tensor]:
         """The distance, its slope [P], and with the probes' seed `number` the curvature [P, P] of the mean of
-        |f - T f|^2, to Gauss and Newton, T held."""
+        |f - T f|^2, to Gauss and Newton, T held. Where the distance is not `below`, nothing but it is computed."""
         table, count = self.parameters.table(), len(self.parameters.get())
         slope, curvature = torch.zeros(count).double(), torch.zeros(count, count).double()
         if table is None:
@@ -100,6 +102,8 @@ class Problem:
         by_parameters = self.parameters.jacobian()
         paths = [(*own, adjoint.run(self.denoiser, table, own[1].x_T, own[1].condition)) for own in self._own()]
         value, by_features = distance(self._gather(self.features(path.end) for _, _, path in paths), goal)
+        if not value < below:
+            return value, slope, curvature
         for index, some, path in paths:
             end = path.end.detach().requires_grad_()
             with torch.enable_grad():
@@ -180,8 +184,9 @@ def step_of_bfgs(problem: Problem, goal: tuple[Tensor, Tensor], state: dict, fir
     direction = -inverse @ slope
     for shortened in range(TRIES):
         parameters.put(x + direction / 4**shortened)
-        new, new_slope, _ = problem.value_and_slope(goal)
-        spent += len(problem.pairs) * adjoint.cost(parameters.student.nfe, 1)
+        new, new_slope, _ = problem.value_and_slope(goal, below=value)
+        nfe = parameters.student.nfe
+        spent += len(problem.pairs) * (adjoint.cost(nfe, 1) if new < value else nfe)
         if new < value:
             break
     else:

@@ -107,7 +107,7 @@ def fit(
         batch, before = training.take(order[:batch_size]), parameters.get()
         start, gradient, curvature = linearised(parameters, denoiser, batch, distance, number, at_once)
         spent = len(batch) * adjoint.cost(student.nfe, 1 + PROBES)
-        floor = 1e-9 * curvature.diag().max() + 1e-30  # a parameter without effect stays where it is
+        floor = 1e-2 * curvature.diag().max() + 1e-30  # one of little effect takes small steps
         for _ in range(TRIES):
             damped = curvature + damping * torch.diag(curvature.diag() + floor)
             parameters.put(before - torch.linalg.solve(damped, gradient))

@@ -9,22 +9,22 @@ from s4spipe.files import Scratch, write_tensors
 from s4spipe.images import to_255
 from s4spipe.models import digits
 
-# Where the pipeline puts them: the judge's weights, and those of what the fits may see, a network of another shape.
-WEIGHTS, PERCEPTUAL = "models/features.safetensors", "models/perceptual.safetensors"
-OTHER = {"channels": [24, 48, 64], "kernel": 5, "width": 96}
+# The judge, and what the fits may see, which is a network of another shape; and where the pipeline puts their weights.
+SHAPES = {"features": {}, "perceptual": {"channels": [24, 48, 64], "kernel": 5, "width": 96}}
+WEIGHTS = {name: f"models/{name}.safetensors" for name in SHAPES}
 
 
-def train(path: str, params: dict, device: torch.device, scratch: Scratch, shape: dict | None = None) -> float:
+def train(path: str, params: dict, device: torch.device, scratch: Scratch, shape: dict) -> float:
     """Train the classifier on 1,500 of the digits and write it to `path`; returns its accuracy on the other 297.
 
-    params: epochs, learning_rate, seed. shape: of the network, where it is not the judge's. Small shifts and noise keep
+    params: epochs, learning_rate, seed. shape: of a DigitFeatures, what is not its default. Small shifts and noise keep
     its features smooth around real digits.
     """
     images, labels = (tensor.to(device) for tensor in digits.images())
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(params["seed"])).to(device)
     training, held_out = order[:1500], order[1500:]
     torch.manual_seed(params["seed"])
-    net = DigitFeatures(**(shape or {})).to(device)
+    net = DigitFeatures(**shape).to(device)
     optimizer = torch.optim.AdamW(net.parameters(), params["learning_rate"], weight_decay=1e-3)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, params["epochs"])
     start = 0
