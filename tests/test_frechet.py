@@ -120,6 +120,40 @@ def test_a_trial_that_diverges_is_a_step_too_far(broken, tmp_path):
     assert min(row["validation"] for row in history) < history[0]["validation"]
 
 
+def test_evaluations_are_counted(tmp_path):
+    """Of a trial that is rejected, those of its samples alone."""
+
+    class Counting(Net):
+        rows = 0
+
+        def forward(self, x, t, condition=None):
+            self.rows += len(x)
+            return super().forward(x, t, condition)
+
+    calls, net, teacher = [], Counting(), Net()
+
+    def seeing(x):
+        calls.append(len(x))
+        return see(x) * (float("nan") if len(calls) == 6 else 1)  # the first trial's
+
+    history = frechet.refine(make(), net, pairs(60, 1, teacher), pairs(30, 2, teacher), seeing, at_once=60, steps=2,
+                             seed=0, scratch=Scratch(tmp_path))  # fmt: skip
+    backward = 60 * 3 * (2 + 1 + 1)  # at the start for the slope and a probe, then for a slope a step
+    assert history[-1]["evaluations"] == net.rows - 30 * 3 + backward
+    assert history[1]["evaluations"] - history[0]["evaluations"] == 60 * 3 * (1 + 3) + 30 * 3
+
+
+def test_nothing_but_the_distance_is_computed_where_it_is_not_below():
+    student, net = make(), Net()
+    problem = frechet.Problem(Parameters(student, ALL), net, pairs(20, 1, net), see, 20)
+    goal = problem.goal()
+    value, slope, _ = problem.value_and_slope(goal)
+    assert slope.any()
+    same, nothing, _ = problem.value_and_slope(goal, below=value)
+    assert same == value
+    assert not nothing.any()
+
+
 def test_parameters_that_are_no_solver_are_infinitely_far():
     student, net = make(), Net()
     problem = frechet.Problem(Parameters(student, ALL), net, pairs(20, 1, net), see, 20)

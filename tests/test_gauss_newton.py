@@ -114,6 +114,20 @@ def test_evaluations_are_counted(tmp_path):
     assert history[-1]["evaluations"] == net.rows - 30 * 4 + 8 * 40 * 4 * (1 + newton.PROBES)
 
 
+def test_a_parameter_of_little_effect_takes_small_steps(tmp_path, monkeypatch):
+    """Its curvature alone would let it go 100 times as far as any other may."""
+    student = make("free")
+    count = len(newton.Parameters(student, ALL).get())
+    slope, curvature = torch.full((count,), 1e-3).double(), torch.eye(count).double()
+    slope[3], curvature[3, 3] = 1e-6, 1e-8
+    monkeypatch.setattr(newton, "linearised", lambda *_: (float("inf"), slope, curvature))
+    before = newton.Parameters(student, ALL).get()
+    learn(student, tmp_path, steps=1)
+    moved = (Scratch(tmp_path).load("fit")["now"] - before).abs()
+    assert 1e-4 < moved[-1] < 2e-3
+    assert 0 < moved[3] < 0.02
+
+
 def test_only_what_is_to_learn_moves(tmp_path):
     student = make("lms")
     learn(student, tmp_path, learns=(fitting.TIMES,))

@@ -1,12 +1,19 @@
 """The parts of benchmarks/rivals that a mistake could hide in."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from benchmarks.rivals import mixture, page, photos, rows
+from benchmarks.rivals import mixture, page, photos, rows, stage
+from benchmarks.rivals.models import load
+from s4spipe.distill import gauss_newton
 from s4spipe.distill.fit import COEFFICIENTS, TIMES
+from s4spipe.files import Scratch
+from s4spipe.sampling import sample
 
 
 def density(net, sigma):
@@ -58,6 +65,37 @@ def test_a_plan_has_the_epochs_it_is_given(learns, epochs):
     assert sum(phase.epochs for phase in phases) == epochs
     if learns == "alternating" and epochs > 3:
         assert [phase.learns for phase in phases[:4]] == [(TIMES,), (TIMES,), (TIMES,), (COEFFICIENTS,)]
+
+
+ROWS = yaml.safe_load(Path("benchmarks/rivals/params.yaml").read_text())["rows"]
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    model = load("mixture", torch.device("cpu"))
+    teacher = stage.teacher(model, 20)
+    some = [stage.made(model, teacher, stream, 0, count) for stream, count in (("train", 70), ("validation", 20))]
+    return lambda: rows.Task(model, 3, 0, 900, *some, Scratch(tmp_path_factory.mktemp("row")))
+
+
+@pytest.mark.parametrize("row", [*ROWS, *stage.SPECIAL])
+def test_every_row_gives_a_solver_for_its_nfe_and_says_what_it_cost(row, task):
+    given = task()
+    table, cost = rows.make(row, ROWS, given)
+    assert table.nfe == 3
+    assert sample(given.model.denoiser, table, given.validation.x_T).isfinite().all()
+    assert cost["evaluations"] <= 3 * given.budget or row not in ROWS or "optimizer" in ROWS[row]
+    assert (cost["evaluations"] == 0) == (row == "dmn")
+
+
+def test_what_learns_comes_nearer_than_where_it_starts(task):
+    given = task()
+
+    def error(table):
+        return gauss_newton.mean_distance(table, given.model.denoiser, given.validation, rows.APART, 50)
+
+    found = {row: error(rows.make(row, ROWS, task())[0]) for row in ("classical", "lms_fit", "gs_fit", "free_fit")}
+    assert max(found["lms_fit"], found["gs_fit"], found["free_fit"]) < 0.7 * found["classical"]
 
 
 def test_the_lowest_of_a_column_is_bold():

@@ -12,7 +12,7 @@ from benchmarks.rivals.models import Model
 from s4spipe import classical, distance, search, steps
 from s4spipe.distill import fit as adam
 from s4spipe.distill import frechet, free, gauss_newton
-from s4spipe.families import FAMILIES, Free, Times
+from s4spipe.families import FAMILIES, Family, Free, Times
 from s4spipe.files import Scratch
 from s4spipe.pairs import Pairs, draw
 from s4spipe.params import Fit
@@ -104,19 +104,33 @@ def plan(learns: str, epochs: int) -> list[adam.Phase]:
     return [adam.Phase({"joint": both, "times": (adam.TIMES,), "coefficients": (adam.COEFFICIENTS,)}[learns], epochs)]
 
 
-def ours(task: Task, refined: bool) -> tuple[Tableau, dict]:
-    """The solver `free`, with the pipeline's settings; all validation pairs see both its parts."""
+def newton(task: Task, students: list[Family]) -> tuple[Family, int]:
+    """The most promising student by Gauss-Newton, and the evaluations spent; all validation pairs see it."""
     some, denoiser = task.training.take(torch.arange(free.TRIED)), task.model.denoiser
-    candidates = list(free.starts(FIT, task.noise, task.nfe))
-    student = Free(min(candidates, key=lambda s: gauss_newton.mean_distance(s, denoiser, some, APART, AT_ONCE)))
-    all_of_it = (adam.COEFFICIENTS, adam.TIMES)
-    history = gauss_newton.fit(student, all_of_it, denoiser, task.training, task.validation, APART, seed=task.seed,
-                               steps=FIT.steps, batch_size=FIT.batch_size, at_once=AT_ONCE,
+    student = min(students, key=lambda s: gauss_newton.mean_distance(s(), denoiser, some, APART, AT_ONCE))
+    history = gauss_newton.fit(student, (adam.COEFFICIENTS, adam.TIMES), denoiser, task.training, task.validation,
+                               APART, seed=task.seed, steps=FIT.steps, batch_size=FIT.batch_size, at_once=AT_ONCE,
                                scratch=task.scratch)  # fmt: skip
-    spent = len(candidates) * free.TRIED * task.nfe + history[-1]["evaluations"]
+    return student, len(students) * free.TRIED * task.nfe + history[-1]["evaluations"]
+
+
+def fitted(task: Task, settings: dict) -> tuple[Tableau, dict]:
+    """A family fitted as `free` is, its times learned too, from the best of the schedules."""
+    init, family = settings["init"], FAMILIES[settings["family"]]
+    students = [
+        family(init, task.noise, t, task.nfe, 3, Times(task.noise, t), False)
+        for t in (task.schedule(name, init) for name in SCHEDULES)
+    ]
+    student, spent = newton(task, students)
+    return student(), {"evaluations": spent}
+
+
+def ours(task: Task, refined: bool) -> tuple[Tableau, dict]:
+    """The solver `free`, with the pipeline's settings."""
+    student, spent = newton(task, [Free(start) for start in free.starts(FIT, task.noise, task.nfe)])
     if refined:
-        history = frechet.refine(student, denoiser, task.training, task.validation, task.model.seen, at_once=AT_ONCE,
-                                 steps=REFINEMENTS, seed=task.seed, scratch=task.scratch)  # fmt: skip
+        history = frechet.refine(student, task.model.denoiser, task.training, task.validation, task.model.seen,
+                                 at_once=AT_ONCE, steps=REFINEMENTS, seed=task.seed, scratch=task.scratch)  # fmt: skip
         spent += history[-1]["evaluations"]
     return student(), {"evaluations": spent}
 
@@ -131,7 +145,11 @@ def make(row: str, rows: dict[str, dict], task: Task) -> tuple[Tableau, dict]:
         "free": lambda task: ours(task, refined=True),
     }
     started = time.perf_counter()
-    table, cost = special[row](task) if row in special else learned(task, rows[row])
+    if row in special:
+        table, cost = special[row](task)
+    else:
+        by = fitted if rows[row].get("optimizer") == "gauss_newton" else learned
+        table, cost = by(task, rows[row])
     return table, cost | {"seconds": time.perf_counter() - started}
 
 

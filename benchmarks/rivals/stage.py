@@ -59,60 +59,64 @@ def made(model: Model, table: Tableau, stream: str, seed: int, count: int, size:
 
 @main.command()
 @click.argument("name", type=click.Choice(NAMES))
-def pairs(name: str) -> None:
-    """The teacher's samples, to learn from, validate by and compare with; its distribution, from other noises."""
-    settings = params()
-    model = load(name, CPU)
-    table = teacher(model, settings["teacher"][name])
-    for seed in settings["seeds"]:
-        for stream, count in (("train", "train"), ("validation", "validation"), ("sample", "samples")):
-            made(model, table, stream, seed, settings[count]).save(f"pairs/{name}/{stream}-{seed}.safetensors")
-    if model.data:
-        drawn = model.data(settings["reference"])
-    else:
-        drawn = made(model, table, "reference", 0, settings["reference"]).x_0.clone()
-    seen = model.judge(drawn).double()
-    mean, covariance = frechet.statistics(seen)
-    write_tensors(f"pairs/{name}/reference.safetensors", {"mean": mean, "covariance": covariance})
+def reference(name: str) -> None:
+    """The distribution to compare with: the teacher's, from other noises, or the data's where it is known."""
+    settings, model = params(), load(name, CPU)
+    table, count = teacher(model, settings["teacher"][name]), settings["reference"]
+    drawn = model.data(count) if model.data else made(model, table, "reference", 0, count).x_0.clone()
+    mean, covariance = frechet.statistics(model.judge(drawn).double())
+    write_tensors(f"references/{name}.safetensors", {"mean": mean, "covariance": covariance})
 
 
 @main.command()
 @click.argument("name", type=click.Choice(NAMES))
-@click.argument("row")
-def learn(name: str, row: str) -> None:
-    """A row on a model: at every NFE, with every seed."""
+@click.argument("seed", type=int)
+def pairs(name: str, seed: int) -> None:
+    """The teacher's samples, to learn from, validate by and compare with."""
     settings, model = params(), load(name, CPU)
-    files = tuple(sorted(Path(f"pairs/{name}").glob("*.safetensors")))
-    about = {key: settings[key] for key in ("budget", "teacher")} | {"row": settings["rows"].get(row)}
-    scratch = Scratch(fingerprint(name, row, about, files=files))
-    reference = read_tensors(f"pairs/{name}/reference.safetensors")[0]
-    goal, cells = (reference["mean"], reference["covariance"]), []
+    table = teacher(model, settings["teacher"][name])
+    for stream, count in (("train", "train"), ("validation", "validation"), ("sample", "samples")):
+        made(model, table, stream, seed, settings[count]).save(f"pairs/{name}-{seed}/{stream}.safetensors")
 
-    def judged(table: Tableau, seed: int) -> dict[str, float]:
-        exact = Pairs.load(f"pairs/{name}/sample-{seed}.safetensors", CPU)
+
+@main.command()
+@click.argument("name", type=click.Choice(NAMES))
+@click.argument("seed", type=int)
+@click.argument("row")
+def learn(name: str, seed: int, row: str) -> None:
+    """A row on a model with a seed: at every NFE."""
+    settings, model = params(), load(name, CPU)
+    folder = f"pairs/{name}-{seed}"
+    files = (f"references/{name}.safetensors", *sorted(Path(folder).glob("*.safetensors")))
+    about = {key: settings[key] for key in ("budget", "teacher")} | {"row": settings["rows"].get(row)}
+    scratch = Scratch(fingerprint(name, seed, row, about, files=files))
+    mean_and_covariance = read_tensors(files[0])[0]
+    goal = mean_and_covariance["mean"], mean_and_covariance["covariance"]
+    training, validation, exact = (
+        Pairs.load(f"{folder}/{stream}.safetensors", CPU) for stream in ("train", "validation", "sample")
+    )
+
+    def judged(table: Tableau) -> dict[str, float]:
         ours = exact.x_0 if row == "teacher" else made(model, table, "sample", seed, len(exact)).x_0
         error = (ours - exact.x_0).double().square().mean().sqrt().item()
         seen, ideal = (model.judge(x.clone()).double() for x in (ours, exact.x_0))
         to_teacher = frechet.distance(seen, frechet.statistics(ideal))[0]
         return {"fid": frechet.distance(seen, goal)[0], "to_teacher": to_teacher, "error": error}
 
-    def cell(nfe: int, seed: int) -> dict:
+    def cell(nfe: int) -> dict:
         if row == "teacher":
-            return judged(teacher(model, 1), seed)
-        training, validation = (
-            Pairs.load(f"pairs/{name}/{stream}-{seed}.safetensors", CPU) for stream in ("train", "validation")
-        )
-        own = Scratch(f"{scratch.folder.name}/{nfe}-{seed}")
+            return judged(teacher(model, 1))
+        own = Scratch(f"{scratch.folder.name}/{nfe}")
         task = rows.Task(model, nfe, seed, settings["budget"], training, validation, own)
         table, cost = rows.make(row, settings["rows"], task)
-        return judged(table, seed) | cost | {"solver": table.meta.get("row", "")}
+        return judged(table) | cost | {"solver": table.meta.get("row", "")}
 
     nfes = [settings["teacher"][name]] if row == "teacher" else settings["nfe"]
-    grid = [(nfe, seed) for seed in settings["seeds"] for nfe in nfes]
-    for nfe, seed in tqdm(grid, f"{name} {row}", disable=None):
-        found = scratch.once(f"cell-{nfe}-{seed}", lambda nfe=nfe, seed=seed: cell(nfe, seed))
-        cells.append({"nfe": nfe, "seed": seed, **found})
-    write_json(f"results/{name}/{row}.json", cells)
+    cells = [
+        {"nfe": nfe, "seed": seed, **scratch.once(f"cell-{nfe}", lambda nfe=nfe: cell(nfe))}
+        for nfe in tqdm(nfes, f"{name} {seed} {row}", disable=None)
+    ]
+    write_json(f"results/{name}/{row}-{seed}.json", cells)
     scratch.clear()
 
 
@@ -121,10 +125,11 @@ def report() -> None:
     """The tables, of the rows that have been run."""
     settings = params()
     every = ("teacher", *SPECIAL[:3], *settings["rows"], *SPECIAL[3:])
-    found = {
-        name: {row: read_json(path) for row in every if (path := Path(f"results/{name}/{row}.json")).exists()}
-        for name in settings["models"]
-    }
+    found = {name: {} for name in settings["models"]}
+    for name in found:
+        for row in every:
+            if paths := sorted(Path(f"results/{name}").glob(f"{row}-[0-9]*.json")):
+                found[name][row] = [cell for path in paths for cell in read_json(path)]
     write_text("results/tables.md", page(found, settings))
 
 
