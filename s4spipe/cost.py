@@ -23,13 +23,13 @@ def network_evaluations(params: Params) -> dict[str, int]:
     for name, learn in blocks.items():
         epochs = learn.epochs if isinstance(learn, S4S) else learn.warmup_epochs + 2 * learn.epochs * learn.alternations
         if getattr(learn, "optimizer", "adam") == "gauss_newton":
-            parts[f"learning {name}"] = epochs * (NEWTON * learn.batch_size + learn.validation_pairs) * total
+            parts[f"learning {name}"] = _newton(epochs, learn.batch_size, learn.validation_pairs) * total
             continue
         passes = 3 + (learn.radius > 0)
         parts[f"learning {name}"] = (epochs * (passes * learn.pairs + learn.validation_pairs)) * total
     fit, refine = params.fit, params.refine
     tried = min(free.TRIED, fit.pairs) * len(free.schedules(fit)) * len(free.SHARES)
-    of_fit = tried + fit.steps * (NEWTON * fit.batch_size + fit.validation_pairs)
+    of_fit = tried + _newton(fit.steps, fit.batch_size, fit.validation_pairs)
     of_refine = adjoint.cost(1, 2) * refine.pairs
     of_refine += refine.steps * (adjoint.cost(1, 1) * refine.pairs + refine.validation_pairs)
     parts["learning free"] = (of_fit + of_refine) * total
@@ -40,6 +40,11 @@ def network_evaluations(params: Params) -> dict[str, int]:
     if "gits" in params.searched:
         parts["gits"] = params.gits.noises * params.gits.grid
     return {name: each * count for name, count in parts.items()}
+
+
+def _newton(steps: int, batch_size: int, validation_pairs: int) -> int:
+    """Of a fit by Gauss-Newton, for each evaluation of a sample; validation sees the steps, and means of them."""
+    return steps * NEWTON * batch_size + (steps + gauss_newton.KEPT - 1) * validation_pairs
 
 
 def gpu_hours(params: Params, gflop: float) -> float:

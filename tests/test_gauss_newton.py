@@ -121,6 +121,47 @@ def test_a_parameter_of_little_effect_takes_small_steps(tmp_path, monkeypatch):
     assert 0 < moved[3] < 0.02
 
 
+class Vector:
+    """Parameters that are their own table."""
+
+    def put(self, vector):
+        self.now = vector
+
+    def table(self):
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [([1.0], 0.0),
+     ([1.5, 5.0], 0.25),  # the third would lead away
+     ([3.5, 1.5], 0.25),  # the second would
+     ([1.5, -0.5], 0.0),  # all three
+     ([3.5, 4.0], -1.0),
+     ([], -1.0)],
+)  # fmt: skip
+def test_the_mean_of_the_best_is_taken_where_it_is_better(others, expected):
+    """The best is at -1, the minimum at 0."""
+    parameters, asked = Vector(), []
+
+    def loss(vector):
+        asked.append(vector)
+        return vector.square().item()
+
+    low, tried = newton.mix(parameters, [(1.0, torch.tensor([x]).double()) for x in (-1.0, *others)], loss)
+    assert tried == len(asked) == len(others)
+    assert (parameters.now.item(), low) == (expected, expected**2)
+
+
+def test_the_last_row_is_that_of_the_mean_and_of_what_is_left(tmp_path):
+    net, student = Net(), make("lms")
+    *met, last = learn(student, tmp_path, net=net)
+    assert (last["epoch"], last["learns"], last["train"]) == (9, "mean", None)
+    left = newton.mean_distance(student(), net, pairs(30, 2, net), distance.l2, 100)
+    assert last["validation"] == pytest.approx(left, rel=1e-12)
+    assert last["validation"] <= min(row["validation"] for row in met)
+
+
 def test_only_what_is_to_learn_moves(tmp_path):
     student = make("lms")
     learn(student, tmp_path, learns=(fitting.TIMES,))

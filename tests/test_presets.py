@@ -79,7 +79,7 @@ def test_the_cost_is_counted_by_hand():
     assert evaluations["learning s4s"] == 2 * 10 * (4 * 600 + 200) * total
     assert evaluations["learning s4s_alt"] == 2 * (2 + 16) * (4 * 1000 + 400) * total
     fit, refine = settings.fit, settings.refine
-    newton = 64 * 5 * 4 + fit.steps * (6 * fit.batch_size + fit.validation_pairs)
+    newton = 64 * 5 * 4 + fit.steps * 6 * fit.batch_size + (fit.steps + 2) * fit.validation_pairs
     bfgs = 4 * refine.pairs + refine.steps * (3 * refine.pairs + refine.validation_pairs)
     assert evaluations["learning free"] == 2 * (newton + bfgs) * total
     assert evaluations["samples"] == 2 * 50_000 * (20 + 9 * total)

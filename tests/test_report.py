@@ -67,6 +67,7 @@ def test_network_calls_are_told_where_they_are_not_the_nfe():
 
 def test_figures_are_drawn_and_byte_stable(tmp_path):
     history = [{"epoch": e, "train": 1 / (e + 1) if e else None, "validation": 1 / (e + 1)} for e in range(4)]
+    history.append({"epoch": 4, "train": None, "validation": 0.2})
     b = np.arange(15.0).reshape(5, 3) / 10
     sheet = np.random.default_rng(0).integers(0, 256, (3, 10, 1, 8, 8), dtype=np.uint8)
     table = classical.build("ddim", NOISE, steps.build("edm", NOISE, 5))

@@ -7,7 +7,7 @@ MEASURES = {
     "fid": "Fréchet distance to the distribution, from other noises",
     "error": "RMS distance to the teacher's samples",
     "evaluations": "Network evaluations spent to find it, in thousands",
-    "seconds": "Seconds that took, on one core",
+    "seconds": "Seconds of a core that took",
 }
 
 

@@ -25,6 +25,7 @@ from s4spipe.tableau import Tableau
 PROBES = 2  # random v for each pair
 TRIES = 6  # of growing damping, before a step is given up
 FIRST, LEAST = 1e-2, 1e-5  # damping
+KEPT = 3  # steps whose mean is tried in the end
 
 
 class Parameters:
@@ -82,6 +83,7 @@ def fit(
     description: str = "fit",
 ) -> list[dict]:
     """Learn `student` in place, leave it at the parameters best on `validation`, and return the losses of every step.
+    The mean of the best steps takes part (see `mix`), and has the last row.
 
     Minimises the mean `distance` (l2 or pseudo_huber: a function of the difference's norm) of the student's samples to
     the teacher's. Every step draws `batch_size` pairs anew and solves (H + mu diag H) delta = -g (Levenberg 1944;
@@ -92,10 +94,15 @@ def fit(
     Several processes divide every batch. Progress is saved to `scratch` after every step.
     """
     parameters = Parameters(student, learns)
+
+    def valid(table: Tableau | None) -> float:
+        return mean_distance(table, denoiser, validation, distance, at_once)
+
     if not (state := scratch.load("fit")):
-        start = mean_distance(parameters.table(), denoiser, validation, distance, at_once)
+        start = valid(parameters.table())
         first = {"epoch": 0, "learns": "", "train": None, "validation": start, "evaluations": 0}
-        state = {"now": parameters.get(), "best": parameters.get(), "damping": FIRST, "history": [first]}
+        best = [(start, parameters.get())]
+        state = {"now": parameters.get(), "best": best, "damping": FIRST, "history": [first]}
     history, damping = state["history"], state["damping"]
     parameters.put(state["now"])
     ranks.wait()  # all have read how far the fit was before one goes on
@@ -119,17 +126,38 @@ def fit(
         else:
             parameters.put(before)
         row = {"epoch": step + 1, "learns": "+".join(learns), "train": start}
-        row["validation"] = mean_distance(parameters.table(), denoiser, validation, distance, at_once)
+        row["validation"] = valid(parameters.table())
         row["evaluations"] = history[-1]["evaluations"] + spent + len(validation) * student.nfe
-        best = parameters.get() if row["validation"] < min(r["validation"] for r in history) else state["best"]
+        best = sorted([*state["best"], (row["validation"], parameters.get())], key=lambda met: met[0])[:KEPT]
         history.append(row)
         bar.set_postfix(validation=f"{row['validation']:.2e}")
         state = {"now": parameters.get(), "best": best, "damping": damping, "history": history}
         if ranks.first():
             scratch.save("fit", state)
 
-    parameters.put(state["best"])
-    return history
+    loss, tried = mix(parameters, state["best"], valid)
+    spent = history[-1]["evaluations"] + tried * len(validation) * student.nfe
+    last = {"epoch": steps + 1, "learns": "mean", "train": None, "validation": loss, "evaluations": spent}
+    return [*history, last]
+
+
+def mix(
+    parameters: Parameters, best: list[tuple[float, Tensor]], loss: Callable[[Tableau | None], float]
+) -> tuple[float, int]:
+    """Leave the best parameters, or their mean with the next best ones that lower the loss; that loss, and how often
+    it was asked for.
+
+    Steps by some of the pairs scatter around the minimum for all: their mean is nearer to it (Polyak and Juditsky
+    1992). Which to take is decided one by one, as in Wortsman et al. 2022 (arXiv 2203.05482).
+    """
+    (low, first), *others = best
+    taken = [first]
+    for _, other in others:
+        parameters.put(sum([*taken, other]) / (len(taken) + 1))
+        if (new := loss(parameters.table())) < low:
+            low, taken = new, [*taken, other]
+    parameters.put(sum(taken) / len(taken))
+    return low, len(others)
 
 
 @torch.no_grad()

@@ -124,7 +124,8 @@ def losses(histories: dict[str, list[dict]], learned: list[str]) -> plt.Figure:
         colour, start = colours(learned)[solver], history[0]["validation"]
         epochs, kept = [row["epoch"] for row in history], min(history, key=lambda row: row["validation"])
         axes.plot(epochs, [row["validation"] / start for row in history], color=colour, label=solver)
-        axes.plot(epochs[1:], [row["train"] / start for row in history[1:]], color=colour, linewidth=0.8, alpha=0.6)
+        trained = [(row["epoch"], row["train"] / start) for row in history if row["train"] is not None]
+        axes.plot(*zip(*trained, strict=True), color=colour, linewidth=0.8, alpha=0.6)
         axes.plot(kept["epoch"], kept["validation"] / start, "o", color=colour)
     axes.set(xlabel="epoch", ylabel="loss, relative to the start")
     _log_axis(axes)
