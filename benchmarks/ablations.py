@@ -4,6 +4,8 @@ Run as `python -m benchmarks.ablations`, after `dvc repro teacher_pairs referenc
 says. Rows that are done are kept, so a second or interrupted run goes on from them.
 """
 
+from itertools import accumulate
+
 import click
 from tqdm import tqdm
 
@@ -78,9 +80,9 @@ def main(params: Params, nfe: int, count: int) -> None:
                       batch_size=block.batch_size, at_once=params.run.fit_batch_size,
                       learning_rate=block.learning_rate, radius=block.radius, seed=block.seed,
                       scratch=Scratch(f"{scratch.folder.name}/{name}"), description=name)  # fmt: skip
-        kept = min(history, key=lambda epoch: epoch["validation"])["epoch"]
-        learned = [epoch["learns"] for epoch in history[1 : kept + 1]]
-        said = {what: sum(what in epoch for epoch in learned) for what in (TIMES, COEFFICIENTS)}
+        lows = accumulate((epoch["validation"] for epoch in history), min)
+        kept = [epoch["learns"] for epoch, low in zip(history[1:], lows, strict=False) if epoch["validation"] < low]
+        said = {what: sum(what in learns for learns in kept) for what in (TIMES, COEFFICIENTS)}
         apart = (sample(setting.denoiser, student(), *same) - ideal).square().mean().sqrt().item()
         fids = {"fid": setting.fids(student(), *noises)["fid"], "others": setting.fids(student(), *others)["fid"]}
         return fids | {"distance": apart} | said
