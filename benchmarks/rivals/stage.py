@@ -75,8 +75,9 @@ def pairs(name: str, seed: int) -> None:
     """The teacher's samples, to learn from, validate by and compare with."""
     settings, model = params(), load(name, CPU)
     table = teacher(model, settings["teacher"][name])
-    for stream, count in (("train", "train"), ("validation", "validation"), ("sample", "samples")):
-        made(model, table, stream, seed, settings[count]).save(f"pairs/{name}-{seed}/{stream}.safetensors")
+    counts = {"train": settings["train"], "validation": settings["validation"], "sample": settings["samples"][name]}
+    for stream, count in counts.items():
+        made(model, table, stream, seed, count).save(f"pairs/{name}-{seed}/{stream}.safetensors")
 
 
 @main.command()
