@@ -87,16 +87,13 @@ def main(params: Params, nfe: int, count: int) -> None:
         fids = {"fid": setting.fids(student(), *noises)["fid"], "others": setting.fids(student(), *others)["fid"]}
         return fids | {"distance": apart} | said
 
-    found = {
-        name: scratch.once(f"row-{number}", lambda change=change, name=name: row(change, name))
-        for number, (name, change) in enumerate(tqdm(OF_S4S_ALT.items(), "rows", disable=None))
-    }
-    head = "| changed | FID | FID, other noises | teacher distance | epochs kept: times, coefficients |"
-    lines = [head, "|---|--:|--:|--:|--:|"]
-    for name, value in found.items():
+    lines = ["| changed | FID | FID, other noises | teacher distance | epochs kept: times, coefficients |"]
+    lines.append("|---|--:|--:|--:|--:|")
+    for number, (name, change) in enumerate(tqdm(OF_S4S_ALT.items(), "rows", disable=None)):
+        value = scratch.once(f"row-{number}", lambda change=change, name=name: row(change, name))
         kept = f"{value[TIMES]}, {value[COEFFICIENTS]}"
         lines.append(f"| {name} | {value['fid']:.3f} | {value['others']:.3f} | {value['distance']:.4f} | {kept} |")
-    write_text(f"docs/ablations/{nfe}.md", "\n".join([*lines, ""]))
+        write_text(f"docs/ablations/{nfe}.md", "\n".join([*lines, ""]))
 
 
 if __name__ == "__main__":
