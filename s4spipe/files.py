@@ -128,9 +128,14 @@ def signature(path: str | Path) -> str:
 
 
 def fingerprint(*determinants: object, files: tuple = ()) -> str:
-    """Hash of everything that determines a result: parameters, input files and folders, and this package's code."""
+    """Hash of everything that determines a result: parameters, input files and folders, and this package's code.
+
+    Raises UserError for a file that is missing.
+    """
     digest = hashlib.sha256(json.dumps(determinants, sort_keys=True).encode())
     for path in map(Path, files):
+        if not path.exists():
+            raise missing(path)
         digest.update(path.name.encode() + (signature(path).encode() if path.is_dir() else path.read_bytes()))
     for path in sorted(PACKAGE.rglob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())

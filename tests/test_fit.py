@@ -7,6 +7,7 @@ from problems import Gaussian, noises
 from s4spipe import classical, distance, files, steps
 from s4spipe.distill import fit as fitting
 from s4spipe.distill import relaxed
+from s4spipe.errors import UserError
 from s4spipe.families import FAMILIES, LMS, Times
 from s4spipe.files import Scratch
 from s4spipe.noise import VE
@@ -186,6 +187,8 @@ def test_scratch_forgets_what_is_done(tmp_path):
     scratch.clear()
     assert scratch.load("fit") is None
     assert files.fingerprint(1) != files.fingerprint(2)
+    with pytest.raises(UserError, match=r"gone\.safetensors: no such file; make it with `dvc repro`"):
+        files.fingerprint(1, files=(tmp_path / "gone.safetensors",))
 
 
 @pytest.mark.parametrize(("family", "init"), [("fixed", "unipc_bh2"), ("pc", "unipc_bh2"), ("ss", "dpmpp_2s"),
