@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from benchmarks.rivals import mixture, page, photos, rows, stage
@@ -110,3 +111,24 @@ def test_the_lowest_of_a_column_is_bold():
     text = page.page(found, {"nfe": [3, 4]})
     assert "| gs | 3 ± 1 | **1 ± 0** |" in text
     assert "| free | **1.5 ± 0.5** | 3 ± 0 |" in text
+
+
+def test_from_pairs_to_the_page(tmp_path, monkeypatch):
+    """The pipeline's stages on a small mixture's run; a row from other steps is one of its own."""
+    settings = yaml.safe_load(Path("benchmarks/rivals/params.yaml").read_text())
+    few = {"nfe": [3], "train": 40, "validation": 20, "samples": {"mixture": 60}, "reference": 60, "budget": 400}
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(yaml.safe_dump(settings | few | {"models": ["mixture"], "teacher": {"mixture": 10}}))
+
+    def run(*arguments):
+        result = CliRunner().invoke(stage.main, [str(a) for a in arguments])
+        assert result.exit_code == 0, result.output
+
+    run("reference", "mixture")
+    run("pairs", "mixture", 0)
+    for row in (["teacher"], ["dmn"], ["gs"], ["gs", "--steps", "edm"]):
+        run("learn", "mixture", 0, *row)
+    run("report")
+    lines = Path("results/tables.md").read_text().splitlines()
+    own, edm = (next(line for line in lines if line.startswith(f"| {row} |")) for row in ("gs", "gs_edm"))
+    assert own.split("|")[2] != edm.split("|")[2]

@@ -84,9 +84,12 @@ def pairs(name: str, seed: int) -> None:
 @click.argument("name", type=click.Choice(NAMES))
 @click.argument("seed", type=int)
 @click.argument("row")
-def learn(name: str, seed: int, row: str) -> None:
+@click.option("--steps", "start", type=click.Choice(rows.SCHEDULES), help="Start on these, instead of the row's own.")
+def learn(name: str, seed: int, row: str, start: str | None) -> None:
     """A row on a model with a seed: at every NFE."""
     settings, model = params(), load(name, CPU)
+    if start:
+        settings["rows"][row]["steps"] = start
     folder = f"pairs/{name}-{seed}"
     files = (f"references/{name}.safetensors", *sorted(Path(folder).glob("*.safetensors")))
     about = {key: settings[key] for key in ("budget", "teacher")} | {"row": settings["rows"].get(row)}
@@ -117,7 +120,7 @@ def learn(name: str, seed: int, row: str) -> None:
         {"nfe": nfe, "seed": seed, **scratch.once(f"cell-{nfe}", lambda nfe=nfe: cell(nfe))}
         for nfe in tqdm(nfes, f"{name} {seed} {row}", disable=None)
     ]
-    write_json(f"results/{name}/{row}-{seed}.json", cells)
+    write_json(f"results/{name}/{row}{f'_{start}' if start else ''}-{seed}.json", cells)
     scratch.clear()
 
 
@@ -125,7 +128,8 @@ def learn(name: str, seed: int, row: str) -> None:
 def report() -> None:
     """The tables, of the rows that have been run."""
     settings = params()
-    every = ("teacher", *SPECIAL[:3], *settings["rows"], *SPECIAL[3:])
+    learned = [f"{row}{start}" for row in settings["rows"] for start in ("", "_edm")]
+    every = ("teacher", *SPECIAL[:3], *learned, *SPECIAL[3:])
     found = {name: {} for name in settings["models"]}
     for name in found:
         for row in every:
