@@ -110,7 +110,7 @@ def test_the_lowest_of_a_column_is_bold():
     }}  # fmt: skip
     text = page.page(found, {"nfe": [3, 4]})
     assert "| gs | 3 ± 1 | **1 ± 0** |" in text
-    assert "| free | **1.5 ± 0.5** | 3 ± 0 |" in text
+    assert "| free | **1.5 ± 0.7** | 3 ± 0 |" in text
 
 
 def test_from_pairs_to_the_page(tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """The comparison's tables."""
 
-from statistics import mean, pstdev
+from statistics import mean, stdev
 
 MEASURES = {
     "to_teacher": "Fréchet distance to the teacher's samples from the same noises, in the judge's features",
@@ -45,5 +45,5 @@ def _cell(values: list[float], least: float | None, measure: str) -> str:
         return f"{mean(values) / 1000:.0f}"
     if measure == "seconds":
         return f"{mean(values):.0f}"
-    text = f"{mean(values):.3g}" + (f" ± {pstdev(values):.1g}" if len(values) > 1 else "")
+    text = f"{mean(values):.3g}" + (f" ± {stdev(values):.1g}" if len(values) > 1 else "")
     return f"**{text}**" if mean(values) == least else text

@@ -89,6 +89,8 @@ def learn(name: str, seed: int, row: str, start: str | None) -> None:
     """A row on a model with a seed: at every NFE."""
     settings, model = params(), load(name, CPU)
     if start:
+        if "steps" not in settings["rows"].get(row, {}):
+            raise click.UsageError(f"--steps: {row} has none in params.yaml, rows; name a row that Adam learns.")
         settings["rows"][row]["steps"] = start
     folder = f"pairs/{name}-{seed}"
     files = (f"references/{name}.safetensors", *sorted(Path(folder).glob("*.safetensors")))
