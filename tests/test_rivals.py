@@ -1,5 +1,6 @@
 """The parts of benchmarks/rivals that a mistake could hide in."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -99,18 +100,39 @@ def test_what_learns_comes_nearer_than_where_it_starts(task):
     assert max(found["lms_fit"], found["gs_fit"], found["free_fit"]) < 0.7 * found["classical"]
 
 
-def test_the_lowest_of_a_column_is_bold():
-    def cell(nfe, seed, fid):
-        return {"nfe": nfe, "seed": seed, "fid": fid, "error": fid, "evaluations": 1000, "seconds": 2.0}
+def test_the_tables_mark_the_lowest_and_say_how_far_ahead_free_is():
+    def cells(nfe, *values):
+        cost = {"nfe": nfe, "evaluations": 1000, "seconds": 2.0}
+        return [cost | {"seed": seed, "fid": x, "to_teacher": x, "error": x} for seed, x in enumerate(values)]
 
     found = {"digits": {
         "teacher": [{"nfe": 20, "seed": 0, "fid": 0.5, "error": 0.0}],
-        "gs": [cell(3, 0, 2.0), cell(3, 1, 4.0), cell(4, 0, 1.0), cell(4, 1, 1.0)],
-        "free": [cell(3, 0, 1.0), cell(3, 1, 2.0), cell(4, 0, 3.0), cell(4, 1, 3.0)],
+        "gs": cells(3, 2.0, 4.0) + cells(4, 1.0, 1.0),
+        "gits": cells(3, 200.0, 150.0),
+        "gs_fit": cells(3, 1.5, 2.9) + cells(4, 2.5),
+        "free": cells(3, 1.0, 2.0) + cells(4, 3.0, 3.0),
     }}  # fmt: skip
-    text = page.page(found, {"nfe": [3, 4]})
-    assert "| gs | 3 ± 1 | **1 ± 0** |" in text
-    assert "| free | **1.5 ± 0.7** | 3 ± 0 |" in text
+    lines = page.page(found, {"nfe": [3, 4, 5]}).splitlines()
+    assert "| gs | 3 ± 1 | **1 ± 0** | - |" in lines
+    assert "| gits | 175 ± 40 | - | - |" in lines
+    assert "| free | **1.5 ± 0.7** | 3 ± 0 | - |" in lines
+    assert lines[-2:] == [
+        "| digits | 3 | gs | 2 | gs_fit | 1.5 | gs, gs_fit | 2 of 2 |",
+        "| digits | 4 | gs | 0.33 | gs | 0.33 | gs, gs_fit | 0 of 2 |",
+    ]
+
+
+def test_the_page_is_of_the_rows_that_are_there_and_the_documentation_shows_it(tmp_path, monkeypatch):
+    """In the documentation are the distances to the teacher's samples, the first table of every section."""
+    place, shown = Path(stage.__file__).parent, Path("docs/benchmarks.md").read_text()
+    shutil.copytree(place / "results", tmp_path / "results")
+    shutil.copy(place / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(stage.main, ["report"]).exit_code == 0
+    tables = Path("results/tables.md").read_text()
+    assert (place / "results/tables.md").read_text() == tables
+    for section in tables.split("## ")[1:]:
+        assert next(part for part in section.split("\n\n") if part.startswith("|")) in shown
 
 
 def test_from_pairs_to_the_page(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The comparison's tables."""
 
+import math
 from statistics import mean, stdev
 
 MEASURES = {
@@ -31,7 +32,50 @@ def page(found: dict[str, dict[str, list[dict]]], settings: dict) -> str:
                 cells = [_cell(column, low, measure) for column, low in zip(columns, least, strict=True)]
                 lines.append(f"| {row} | " + " | ".join(cells) + " |")
             lines.append("")
-    return "\n".join(lines)
+    return "\n".join(lines + _lead(found, settings))
+
+
+def _lead(found: dict[str, dict[str, list[dict]]], settings: dict) -> list[str]:
+    """How far ahead of the others `free` is in the distance to the teacher's samples, where that row has been run."""
+    lines = [
+        "## How far ahead free is",
+        "",
+        "Rivals: all rows but `free` and our other fits. Not outside the spread: the means lie no farther apart than",
+        "both standard deviations together. Nearest, by seed: the seeds with which no other row is as near.",
+        "",
+        "| model | NFE | nearest rival | times as far | nearest of all others | times as far | not outside the spread "
+        "| nearest, by seed |",
+        "|---|--:|---|--:|---|--:|---|--:|",
+    ]
+    for name, rows in found.items():
+        for nfe in settings["nfe"]:
+            by_seed = {
+                row: {cell["seed"]: cell["to_teacher"] for cell in cells if cell["nfe"] == nfe}
+                for row, cells in rows.items()
+                if row != "teacher"
+            }
+            own = by_seed.pop("free", {})
+            others = {row: values for row, values in by_seed.items() if values}
+            rivals = [row for row in others if not row.endswith("_fit")]
+            if not own or not rivals:
+                continue
+            times = {row: mean(values.values()) / mean(own.values()) for row, values in others.items()}
+            rival, nearest = min(rivals, key=times.get), min(times, key=times.get)
+            close = [row for row, values in others.items() if _low(values) <= mean(own.values()) + _spread(own)]
+            ahead = sum(all(values.get(seed, math.inf) > own[seed] for values in others.values()) for seed in own)
+            lines.append(
+                f"| {name} | {nfe} | {rival} | {times[rival]:.2g} | {nearest} | {times[nearest]:.2g} "
+                f"| {', '.join(close) or 'none'} | {ahead} of {len(own)} |"
+            )
+    return [*lines, ""]
+
+
+def _spread(values: dict[int, float]) -> float:
+    return stdev(values.values()) if len(values) > 1 else 0.0
+
+
+def _low(values: dict[int, float]) -> float:
+    return mean(values.values()) - _spread(values)
 
 
 def _values(cells: list[dict], nfe: int, measure: str) -> list[float]:
@@ -45,5 +89,6 @@ def _cell(values: list[float], least: float | None, measure: str) -> str:
         return f"{mean(values) / 1000:.0f}"
     if measure == "seconds":
         return f"{mean(values):.0f}"
-    text = f"{mean(values):.3g}" + (f" ± {stdev(values):.1g}" if len(values) > 1 else "")
+    spread = f" ± {float(f'{stdev(values):.1g}'):g}" if len(values) > 1 else ""  # 90, not 9e+01
+    text = f"{mean(values):.3g}{spread}"
     return f"**{text}**" if mean(values) == least else text
