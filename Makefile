@@ -1,14 +1,18 @@
-# make repro    build every result        make test    run the tests, and with SLOW=1 the slow ones too
-# make sweep    queue an experiment for each value of a parameter, and run them      make show    compare experiments
-# Both make their own environment in .venv. TORCH is handed to pip before anything else is installed; without it, pip
+# make repro    build every result
+# make test     check the code and run the tests; with SLOW=1 the slow ones too, and coverage
+# make sweep    queue an experiment for each value of a parameter, and run them
+# make show     compare experiments
+# Each makes its own environment in .venv. TORCH is handed to pip before anything else is installed; without it, pip
 # picks the newest torch with CUDA. For a smaller, CPU-only install see README.md.
 TORCH ?=
 PYTHON ?= python3
 BIN := .venv/bin
-# A core that has done its tests takes some of another's; torch would use all cores in each.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+# With SLOW=1, in every process that a test starts, the lines that run are counted.
+RUN = $(BIN)/$(if $(SLOW),coverage run,python)
+# The folder in runs/ that params.yaml names.
+MODEL = $(BIN)/python -c "from ruamel.yaml import YAML; print(YAML(typ='safe').load(open('params.yaml'))['model']['name'])"
 
-# For sweeps (docs/sweeping.md): the parameter and its values, and how many experiments run at a time.
+# For sweeps (docs/guide/sweeping.md): the parameter and its values, and how many experiments run at a time.
 OVER ?=
 WORKERS ?= 1
 
@@ -16,10 +20,10 @@ WORKERS ?= 1
 
 repro: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
-	@echo; cat results/table.md
+	@echo; cat "runs/$$($(MODEL))/report/table.md"
 
 sweep: .venv/installed
-	$(if $(OVER),,$(error name a parameter and its values, as in: make sweep OVER="s4s.radius=0.01,0.02"))
+	$(if $(OVER),,$(error name a parameter and its values, as in: make sweep OVER="learners.s4s.epochs=5,10"))
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro teacher_pairs reference real
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc exp run --queue -S '$(OVER)'
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc queue start -j $(WORKERS)
@@ -28,14 +32,19 @@ sweep: .venv/installed
 
 # The columns that a terminal has room for: what was set otherwise, and the FIDs that differ.
 show: .venv/installed
-	@$(BIN)/dvc exp show --only-changed --no-pager --drop 'gap|/|evaluations|solvers|Created|State|Executor'
+	@$(BIN)/dvc exp show --only-changed --no-pager --drop 'gap|/|Created|State|Executor'
 
+# One thread a process: a core that has done its tests takes some of another's, and torch would use all cores in each.
 test: .venv/installed lint
-	$(PYTEST) $(if $(SLOW),,-m "not slow")
+	$(if $(SLOW),$(BIN)/coverage erase)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal $(if $(SLOW),,-m "not slow")
+	$(if $(SLOW),$(BIN)/coverage combine --quiet)
+	$(if $(SLOW),$(BIN)/coverage report)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -44,4 +53,4 @@ lint: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .s4spipe
+	rm -rf .venv .s4spipe .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov

@@ -1,48 +1,82 @@
 """The model of params.yaml, loaded once for a benchmark."""
 
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from s4spipe import features, fid, models
-from s4spipe.images import to_uint8
-from s4spipe.pairs import draw
-from s4spipe.params import Params, device
-from s4spipe.sampling import sample
-from s4spipe.tableau import Tableau
+from s4spipe.evaluation import fid
+from s4spipe.features.base import frechet, loading
+from s4spipe.features.base.frechet import Statistics
+from s4spipe.learning import starts
+from s4spipe.learning.pairs import Pairs
+from s4spipe.noise import NoiseSchedule
+from s4spipe.pipeline import stage
+from s4spipe.pipeline.schema import Params, Start
+from s4spipe.sampling.batches import draw
+from s4spipe.sampling.images import to_uint8
+from s4spipe.sampling.loop import sample
+from s4spipe.sampling.tableau import Tableau
+from s4spipe.solvers import registry
+
+PAGES = Path("docs/results")
 
 
 class Setting:
-    """Attributes: `params`, the `device`, the `denoiser` on it, and its `noise` schedule."""
+    """The model and what is measured with it.
 
-    def __init__(self, params: Params):
-        self.params, self.device = params, device(params.run.device)
-        self.denoiser = models.load(self.params.model.model_dump(), self.device)
-        self.noise = self.denoiser.noise_schedule
+    Attributes:
+        params: the parameters of ./params.yaml.
+        places: where the run lies.
+        denoiser: the model, on its `device`.
+        noise: its noise schedule.
+    """
 
-    def draw(self, stream: str, count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        """The first noises and labels of a stream, on the device."""
-        return tuple(tensor.to(self.device) for tensor in draw(self.denoiser, stream, seed, range(count)))
+    def __init__(self, params: Params, channels_last: bool = False):
+        self.params, self.places = params, stage.layout(params)
+        self.denoiser = stage.load_model(params, channels_last=channels_last)
+        self.device, self.noise = self.denoiser.device, self.denoiser.noise_schedule
+
+    def draw(self, stream: str, count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The first noises and conditions of a stream."""
+        return draw(self.denoiser, stream, seed, range(count))
+
+    @property
+    def pair_files(self) -> tuple[Path, Path]:
+        """The teacher's pairs, for training and for validation."""
+        return self.places.pairs("train"), self.places.pairs("validation")
+
+    def pairs(self, training: int, validation: int) -> tuple[Pairs, Pairs]:
+        """The first pairs of both files."""
+        first, second = self.pair_files
+        return Pairs.load(first, self.device, training), Pairs.load(second, self.device, validation)
 
     @cached_property
     def net(self) -> torch.nn.Module:
         settings = self.params.fid
-        return features.load(settings.network, settings.features, self.device, settings.mode)
+        return loading.load(settings.network, settings.features, self.device, settings.mode)
 
     @cached_property
-    def references(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        real = fid.real(self.params.fid.real, self.net, self.device)
-        statistics = {"fid": fid.load_statistics(self.params.fid.reference), "fid_real": real}
-        return {
-            key: tuple(np.asarray(found[part]) for part in ("mean", "covariance")) for key, found in statistics.items()
+    def references(self) -> dict[str, Statistics]:
+        found = {
+            "fid": fid.load_statistics(self.places.reference),
+            "fid_real": fid.real(self.params.fid.real, self.net, self.device),
         }
+        return {key: (statistics["mean"], statistics["covariance"]) for key, statistics in found.items()}
 
     @torch.inference_mode()
-    def fids(self, tableau: Tableau, x_T: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    def fids(self, tableau: Tableau, x_T: torch.Tensor, condition: torch.Tensor | None) -> dict[str, float]:
         """`fid` and `fid_real` of the solver's samples."""
-        size = self.params.run.batch_size
-        batches = zip(x_T.split(size), labels.split(size), strict=True)
-        images = np.concatenate([to_uint8(sample(self.denoiser, tableau, x, condition)) for x, condition in batches])
-        generated = fid.statistics(fid.features(images, self.net, self.device))
-        return {key: fid.frechet_distance(*generated, *reference) for key, reference in self.references.items()}
+        images = []
+        for index in torch.arange(len(x_T), device=self.device).split(self.params.run.batch_size):
+            some = None if condition is None else condition[index]
+            images.append(to_uint8(self.denoiser.decode(sample(self.denoiser, tableau, x_T[index], some))))
+        generated = fid.statistics(fid.features(np.concatenate(images), self.net, self.device))
+        return {key: frechet.distance(generated, reference) for key, reference in self.references.items()}
+
+
+def candidates(start: Start, noise: NoiseSchedule, nfe: int) -> list[Tableau]:
+    """The tableaux that a solver of the family `free` may start from."""
+    tables = (registry.make(start.solver, schedule, noise, nfe) for schedule in start.schedules)
+    return [starts.late(table, skip) for table in tables for skip in start.skip]

@@ -1,13 +1,13 @@
 """What an evaluation of each preset's network costs, counted on networks of the published sizes without their weights.
 
-Run as `python -m benchmarks.flops`; the figures stand in presets/about.yaml.
+Run as `python -m benchmarks.flops`; the figures stand in the presets, in their blocks `about`.
 """
 
 import diffusers
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from s4spipe.models.edm.unet import Preconditioned
+from s4spipe.models.edm import Preconditioned
 
 EDM = {"model_type": "SongUNet", "img_channels": 3, "augment_dim": 9}
 ATTENTION = ("DownBlock2D", *["AttnDownBlock2D"] * 3), (*["AttnUpBlock2D"] * 3, "UpBlock2D")

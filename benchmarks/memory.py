@@ -12,12 +12,14 @@ import click
 import torch
 
 from benchmarks.common import Setting
-from s4spipe import distance, stage, steps
-from s4spipe.distill.fit import fit, s4s
-from s4spipe.families import LMS
-from s4spipe.files import Scratch
-from s4spipe.pairs import Pairs
-from s4spipe.params import Params
+from s4spipe.learning import adam, distance
+from s4spipe.learning.families import LMS
+from s4spipe.learning.pairs import Pairs
+from s4spipe.learning.task import Task
+from s4spipe.pipeline import stage
+from s4spipe.pipeline.schema import Params
+from s4spipe.runtime.scratch import Scratch
+from s4spipe.solvers import timesteps
 
 
 @stage.command
@@ -38,34 +40,23 @@ def main(params: Params, batch: int, one: int | None) -> None:
         return
 
     setting = Setting(params)
-    on, denoiser, noise = setting.device, setting.denoiser, setting.noise
+    device, noise = setting.device, setting.noise
     x_T, labels = setting.draw("train", batch)
     pairs = Pairs(x_T, torch.zeros_like(x_T), labels)
     few = Pairs(x_T[:8], torch.zeros_like(x_T[:8]), labels[:8])
-    student = LMS("ipndm", noise, steps.build("edm", noise, one), 3)
-    before = peak(on)
+    student = LMS("ipndm", noise, timesteps.build("edm", noise, one), 3)
+    before = peak(device)
     scratch = Scratch(f"memory-{one}")
-    fit(
-        student,
-        s4s(epochs=2),
-        denoiser,
-        pairs,
-        few,
-        distance.l2,
-        batch_size=batch,
-        learning_rate=1e-3,
-        radius=0.02,
-        seed=0,
-        scratch=scratch,
-    )
+    task = Task(student, setting.denoiser, pairs, few, scratch)
+    adam.fit(task, adam.s4s(epochs=2), distance.l2, adam.Adam(batch, learning_rate=1e-3, radius=0.02))
     scratch.clear()
-    click.echo(f"{peak(on)} {peak(on) - before}")
+    click.echo(f"{peak(device)} {peak(device) - before}")
 
 
-def peak(on: torch.device) -> float:
-    """MiB."""
-    if on.type == "cuda":
-        return torch.cuda.max_memory_allocated(on) / 2**20
+def peak(device: torch.device) -> float:
+    """The most memory that was in use so far, in MiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 

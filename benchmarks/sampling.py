@@ -10,9 +10,11 @@ import click
 import torch
 
 from benchmarks.common import Setting
-from s4spipe import classical, stage, steps
-from s4spipe.params import Params
-from s4spipe.sampling import sample
+from s4spipe.pipeline import stage
+from s4spipe.pipeline.schema import Params
+from s4spipe.sampling.batches import synchronize
+from s4spipe.sampling.loop import sample
+from s4spipe.solvers import registry, timesteps
 
 
 @stage.command
@@ -20,23 +22,21 @@ from s4spipe.sampling import sample
 @click.option("--rounds", default=15, show_default=True, help="How often both are timed.")
 def main(params: Params, batch: int, rounds: int) -> None:
     setting = Setting(params)
-    on, denoiser, noise = setting.device, setting.denoiser, setting.noise
+    device, denoiser, noise = setting.device, setting.denoiser, setting.noise
     x_T, labels = setting.draw("sample", batch)
 
     def seconds(run) -> float:
-        if on.type == "cuda":
-            torch.cuda.synchronize(on)
+        synchronize(device)
         started = time.perf_counter()
         run()
-        if on.type == "cuda":
-            torch.cuda.synchronize(on)
+        synchronize(device)
         return time.perf_counter() - started
 
-    click.echo(f"{on}, batches of {batch}, median of {rounds} rounds")
+    click.echo(f"{device}, batches of {batch}, median of {rounds} rounds")
     with torch.inference_mode():
-        sigma = torch.ones(batch, device=on)
+        sigma = torch.ones(batch, device=device)
         for nfe in (3, 5, 10):
-            tableau = classical.build("unipc_bh2", noise, steps.build("edm", noise, nfe))
+            tableau = registry.build("unipc_bh2", noise, timesteps.build("edm", noise, nfe))
 
             def bare(nfe: int = nfe) -> None:
                 for _ in range(nfe):

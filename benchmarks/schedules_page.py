@@ -1,12 +1,13 @@
-"""docs/schedules.csv as a page to read. Run as `python -m benchmarks.schedules_page`."""
+"""The table of `s4spipe.solvers.best_schedules` as a page to read. Run as `python -m benchmarks.schedules_page`."""
 
 import itertools
 
-from s4spipe import steps
-from s4spipe.best import USUAL, read
-from s4spipe.files import write_text
+from s4spipe.runtime.files import write_text
+from s4spipe.solvers import timesteps
+from s4spipe.solvers.best_schedules import USUAL, read
 
 NFES = (3, 4, 5, 6, 8, 10)
+PATH = "docs/results/schedules.md"
 
 
 def page(fids: dict[tuple[str, str, int], float]) -> str:
@@ -15,20 +16,21 @@ def page(fids: dict[tuple[str, str, int], float]) -> str:
     text = [
         "# Every classical solver on every schedule",
         "",
-        "FID on the embedded model, 1,000 samples from the same noises: fewer than elsewhere, so all values are",
-        "higher alike and their order is what counts. Made by `python -m benchmarks.schedules`; the numbers are in",
-        "[schedules.csv](schedules.csv). Bold: the best of its column, among the same kind of schedules.",
+        "FID on the embedded model, 1,000 samples from the same noises, made by `python -m benchmarks.schedules`.",
+        "There are fewer samples than elsewhere, which raises all values alike: only their order matters. Bold: the",
+        "best of its column in each section. The numbers are in",
+        "[best_schedules.csv](../../s4spipe/solvers/best_schedules.csv).",
         "",
     ]
     for title, names in (
         ("The four usual schedules", USUAL),
-        ("Steps on the clock of a VP process", [n for n in steps.STEPS if n not in USUAL]),
+        ("Schedules spaced in the time of a VP process", [n for n in timesteps.FORMULAS if n not in USUAL]),
     ):
         best = {nfe: min(fids[s, k, nfe] for s in solvers for k in names) for nfe in NFES}
         text += [
             f"## {title}",
             "",
-            "| solver | steps | " + " | ".join(f"NFE {n}" for n in NFES) + " |",
+            "| solver | schedule | " + " | ".join(f"NFE {n}" for n in NFES) + " |",
             "|---|---|" + "--:|" * len(NFES),
         ]
         for solver, name in itertools.product(solvers, names):
@@ -40,4 +42,4 @@ def page(fids: dict[tuple[str, str, int], float]) -> str:
 
 
 if __name__ == "__main__":
-    write_text("docs/schedules.md", page(read()))
+    write_text(PATH, page(read()))

@@ -1,21 +1,23 @@
 """S4S on each of seven schedules, against the solver it starts from, and three learned schedules against their starts.
 
-Run as `python -m benchmarks.seven_schedules`, after `dvc repro teacher_pairs`. S4S and LD3 learn as params.yaml says.
-Cells that are done are kept, so a second or interrupted run goes on from them; `--nfe` makes only some, without a page.
+Run as `python -m benchmarks.seven_schedules`, after `dvc repro teacher_pairs reference`. S4S and LD3 learn as
+params.yaml says. A second or interrupted run keeps the cells that are done; `--nfe` makes only some, without a page.
 """
 
 import click
 import torch
 from tqdm import tqdm
 
-from benchmarks.common import Setting
-from s4spipe import classical, distance, search, stage, steps
-from s4spipe.distill import learn
-from s4spipe.distill.fit import Phase, fit
-from s4spipe.families import LMS, Fixed, Times
-from s4spipe.files import Scratch, fingerprint, write_text
-from s4spipe.pairs import Pairs
-from s4spipe.params import Params
+from benchmarks.common import PAGES, Setting
+from s4spipe.learning import adam, distance
+from s4spipe.learning.families import LMS, Family, Fixed, Times
+from s4spipe.learning.task import Task
+from s4spipe.pipeline import resolve, stage
+from s4spipe.pipeline.schema import Learner, Params
+from s4spipe.runtime.files import write_text
+from s4spipe.runtime.scratch import Scratch, fingerprint
+from s4spipe.solvers import registry, searched_schedules, timesteps
+from stages.learn import phases
 from stages.search import gits
 
 NFES = (4, 5, 6, 8)
@@ -28,40 +30,38 @@ SCHEDULES = ("time_uniform", "time_quadratic", "edm", "logsnr", *STARTS)
 @click.option("--count", default=10_000, show_default=True, help="Samples per cell.")
 @click.option("--nfe", "nfes", multiple=True, type=int, help="Only these.")
 def main(params: Params, count: int, nfes: tuple[int, ...]) -> None:
-    setting = Setting(params)
-    noise, denoiser, settings = setting.noise, setting.denoiser, params.s4s
-    files = (params.model.weights, params.fid.features, params.fid.reference, *learn.PAIRS)
-    blocks = [getattr(params, name).model_dump() for name in ("model", "s4s", "s4s_alt", "gits", "dmn")]
-    scratch = Scratch(fingerprint("seven_schedules", count, params.sample.seed, blocks, files=files))
+    setting, s4s, ld3 = Setting(params), resolve.learner(params, "s4s"), resolve.learner(params, "ld3")
+    noise, solver = setting.noise, params.starts["s4s"].solver
+    files = (params.model.weights, params.fid.features, setting.places.reference, *setting.pair_files)
+    blocks = [block.model_dump() for block in (params.model, s4s, ld3, params.gits, params.dmn)]
+    scratch = Scratch(fingerprint("seven_schedules", count, params.sample.seed, solver, blocks, files=files))
     noises = setting.draw("sample", count, params.sample.seed)
-    training, validation = (Pairs.load(path, setting.device, count) for path, count in
-                            zip(learn.PAIRS, (settings.pairs, settings.validation_pairs), strict=True))  # fmt: skip
+    training, validation = setting.pairs(s4s.pairs, s4s.validation_pairs)
 
-    def learned(student: torch.nn.Module, phases: list[Phase], block, name: str) -> None:
-        options = {key: getattr(block, key) for key in ("batch_size", "learning_rate", "radius", "seed")}
-        unfinished = Scratch(f"{scratch.folder.name}/{name}")
-        fit(student, phases, denoiser, training, validation, distance.build(block.distance), **options,
-            description=name, scratch=unfinished)  # fmt: skip
+    def learn(student: Family, block: Learner, name: str) -> None:
+        task = Task(student, setting.denoiser, training, validation, Scratch(f"{scratch.folder.name}/{name}"),
+                    block.seed, description=name)  # fmt: skip
+        rates = adam.Adam(block.batch_size, block.learning_rate, block.radius)
+        adam.fit(task, phases(block), distance.build(block.distance), rates)
 
     def times(schedule: str, nfe: int) -> torch.Tensor:
-        start = steps.build(STARTS.get(schedule, schedule), noise, nfe)
+        start = timesteps.build(STARTS.get(schedule, schedule), noise, nfe)
         if schedule == "dmn":
-            return search.dmn(noise, nfe, STARTS[schedule], params.dmn.order)
+            return searched_schedules.dmn(noise, nfe, STARTS[schedule], params.dmn.order)
         if schedule == "gits":
             return gits(params, Scratch(f"{scratch.folder.name}/gits"))[nfe]
         if schedule == "ld3":
-            block = params.arm("ld3")
-            student = Fixed(settings.init, noise, start, nfe, Times(noise, start, decoupling=0))
-            learned(student, learn.phases(block), block, f"ld3-{nfe}")
+            student = Fixed(solver, noise, start, nfe, Times(noise, start, decoupling=0))
+            learn(student, ld3, f"ld3-{nfe}")
             return student().t.detach()
         return start
 
-    def cell(solver: str, schedule: str, nfe: int) -> dict:
+    def cell(name: str, schedule: str, nfe: int) -> dict:
         t = scratch.once(f"t-{schedule}-{nfe}", lambda: {"t": times(schedule, nfe)})["t"]
-        if solver != "s4s":
-            return setting.fids(classical.build(solver, noise, t), *noises)
-        student = LMS(settings.init, noise, t, settings.order)
-        learned(student, learn.phases(settings), settings, f"s4s-{schedule}-{nfe}")
+        if name != "s4s":
+            return setting.fids(registry.build(name, noise, t), *noises)
+        student = LMS(solver, noise, t, s4s.order)
+        learn(student, s4s, f"s4s-{schedule}-{nfe}")
         return setting.fids(student(), *noises)
 
     cells = [(s, k, n) for n in nfes or NFES for k in SCHEDULES for s in (*CLASSICAL, "s4s")]
@@ -70,26 +70,27 @@ def main(params: Params, count: int, nfes: tuple[int, ...]) -> None:
         for key in tqdm(cells, "cells", disable=None)
     }
     if not nfes:
-        write_text("docs/seven_schedules.md", page(fids, params, count))
+        write_text(PAGES / "seven_schedules.md", page(fids, params, count))
 
 
 def page(fids: dict[tuple[str, str, int], float], params: Params, count: int) -> str:
     """The table: a row for every schedule and solver."""
-    init, teacher = params.s4s.init, params.teacher
+    solver, teacher = params.starts["s4s"].solver, params.teacher
     text = [
         "# Seven schedules",
         "",
-        f"FID on the embedded model, {count:,} samples. Made by `python -m benchmarks.seven_schedules`. `s4s` starts",
-        f"from {init} on the same schedule. DMN starts from logSNR steps, GITS picks from a fine EDM grid, LD3 learns",
-        f"the times of {init} from EDM steps. The teacher is {teacher.solver} on {teacher.steps} steps.",
+        f"FID on the embedded model, {count:,} samples, made by `python -m benchmarks.seven_schedules`.",
+        f"`s4s` starts from {solver} on the same schedule. DMN starts from logSNR steps, GITS chooses times",
+        f"from a fine EDM grid, and LD3 learns the times of {solver}, starting from EDM steps.",
+        f"The teacher is {teacher.solver} on {teacher.schedule} steps.",
         "",
         "| schedule | solver | " + " | ".join(f"NFE {n}" for n in NFES) + " |",
         "|---|---|" + "--:|" * len(NFES),
     ]
     for schedule in SCHEDULES:
-        for solver in (*CLASSICAL, "s4s"):
-            values = " | ".join(f"{fids[solver, schedule, n]:.3f}" for n in NFES)
-            text.append(f"| {schedule} | {solver} | {values} |")
+        for name in (*CLASSICAL, "s4s"):
+            values = " | ".join(f"{fids[name, schedule, n]:.3f}" for n in NFES)
+            text.append(f"| {schedule} | {name} | {values} |")
     return "\n".join([*text, ""])
 
 

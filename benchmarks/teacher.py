@@ -9,9 +9,10 @@ import click
 import torch
 
 from benchmarks.common import Setting
-from s4spipe import classical, stage, steps
-from s4spipe.params import Params
-from s4spipe.sampling import sample
+from s4spipe.pipeline import stage
+from s4spipe.pipeline.schema import Params
+from s4spipe.sampling.loop import sample
+from s4spipe.solvers import registry, timesteps
 
 
 @stage.command
@@ -24,7 +25,7 @@ def main(params: Params, count: int, nfe: int) -> None:
 
     @torch.inference_mode()
     def end(solver: str, schedule: str, n: int) -> torch.Tensor:
-        return sample(denoiser, classical.build(solver, noise, steps.build(schedule, noise, n)), x_T, labels)
+        return sample(denoiser, registry.build(solver, noise, timesteps.build(schedule, noise, n)), x_T, labels)
 
     reference = end("unipc_bh2", "logsnr", 200)
     check = end("dpmpp_2m", "edm", 200)

@@ -1,7 +1,7 @@
 """s4spipe: learned few-step ODE solvers for diffusion models, as a DVC pipeline."""
 
-from s4spipe.sampling import sample
-from s4spipe.tableau import Tableau
+from s4spipe.sampling.loop import sample
+from s4spipe.sampling.tableau import Tableau
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Tableau", "sample"]

@@ -1,45 +1,54 @@
 """Noise schedules: alpha_t, sigma_t and lambda_t = log(alpha_t / sigma_t) of x_t = alpha_t x_0 + sigma_t eps.
 
-All methods map float64 tensors elementwise and are differentiable, so that times can be learned through them.
+All methods act elementwise on float64 tensors and are differentiable, so that times can be learned.
 """
 
 import base64
 import math
 import struct
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from s4spipe.errors import UserError, unknown
+from s4spipe.runtime.errors import UserError, unknown
 
 
 class NoiseSchedule:
-    """What every schedule has: `T` and `t_min` (where sampling starts and ends), alpha, sigma, lambda_ and its inverse.
+    """The base class: alpha, sigma, lambda_ and its inverse, on times between `t_min` and `T`.
 
-    A subclass gives `lambda_(t)`, `inverse(lam)` and `alpha(t)`; lambda_ falls strictly as t rises.
+    Sampling starts at `T` and ends at `t_min`. lambda_ falls strictly as t rises. A subclass implements `lambda_`,
+    `inverse` and, unless it is variance preserving, `alpha`.
     """
 
-    T: float
-    t_min: float
+    if TYPE_CHECKING:  # an attribute in some, a property in others
+
+        @property
+        def T(self) -> float: ...
+
+        @property
+        def t_min(self) -> float: ...
 
     def alpha(self, t: Tensor) -> Tensor:
-        """Variance preserving unless overridden: alpha^2 = sigmoid(2 lambda)."""
+        """The weight of x_0 at times t; variance preserving unless overridden: alpha^2 = sigmoid(2 lambda)."""
         return torch.sigmoid(2 * self.lambda_(t)).sqrt()
 
     def sigma(self, t: Tensor) -> Tensor:
+        """The standard deviation of the noise at times t."""
         return self.alpha(t) * torch.exp(-self.lambda_(t))
 
     def lambda_(self, t: Tensor) -> Tensor:
+        """log(alpha / sigma) at times t: half the log of the signal-to-noise ratio."""
         raise NotImplementedError
 
     def inverse(self, lam: Tensor) -> Tensor:
-        """The time t at which lambda_(t) = lam."""
+        """The times t at which lambda_(t) = lam."""
         raise NotImplementedError
 
     @property
     def sigma_T(self) -> float:
-        """Standard deviation of x_T, the noise that sampling starts from."""
+        """The standard deviation of x_T, the noise that sampling starts from."""
         return float(self.sigma(torch.tensor(self.T, dtype=torch.float64)))
 
 
@@ -50,28 +59,28 @@ class VE(NoiseSchedule):
     sigma_min: float = 0.002
     sigma_max: float = 80.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise UserError(f"VE noise needs 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
 
     @property
-    def T(self):
+    def T(self) -> float:
         return self.sigma_max
 
     @property
-    def t_min(self):
+    def t_min(self) -> float:
         return self.sigma_min
 
-    def alpha(self, t):
+    def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
-    def sigma(self, t):
+    def sigma(self, t: Tensor) -> Tensor:
         return t
 
-    def lambda_(self, t):
+    def lambda_(self, t: Tensor) -> Tensor:
         return -t.log()
 
-    def inverse(self, lam):
+    def inverse(self, lam: Tensor) -> Tensor:
         return torch.exp(-lam)
 
 
@@ -84,24 +93,24 @@ class VPLinear(NoiseSchedule):
     t_min: float = 1e-3
     T: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_times(self)
         if not 0 < self.beta_min <= self.beta_max:
             raise UserError(f"VP noise needs 0 < beta_min <= beta_max, got {self.beta_min} and {self.beta_max}")
 
-    def log_alpha(self, t):
+    def log_alpha(self, t: Tensor) -> Tensor:
         return -0.25 * (self.beta_max - self.beta_min) * t**2 - 0.5 * self.beta_min * t
 
-    def alpha(self, t):
+    def alpha(self, t: Tensor) -> Tensor:
         return self.log_alpha(t).exp()
 
-    def sigma(self, t):
+    def sigma(self, t: Tensor) -> Tensor:
         return (-torch.expm1(2 * self.log_alpha(t))).sqrt()
 
-    def lambda_(self, t):
+    def lambda_(self, t: Tensor) -> Tensor:
         return self.log_alpha(t) - 0.5 * torch.log(-torch.expm1(2 * self.log_alpha(t)))
 
-    def inverse(self, lam):
+    def inverse(self, lam: Tensor) -> Tensor:
         # log alpha = -softplus(-2 lambda) / 2 is a quadratic in t; its root in the form without cancellation.
         log_alpha = -0.5 * torch.nn.functional.softplus(-2 * lam)
         slope = self.beta_max - self.beta_min
@@ -116,37 +125,39 @@ class VPCosine(NoiseSchedule):
     t_min: float = 1e-3
     T: float = 0.9946  # where DPM-Solver (Lu et al. 2022, App. D) stops, just short of the singular end
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_times(self)
 
-    def _angle(self, t):
+    def _angle(self, t: Any) -> Any:
         return math.pi / 2 * (t + self.s) / (1 + self.s)
 
-    def alpha(self, t):
+    def alpha(self, t: Tensor) -> Tensor:
         return self._angle(t).cos() / math.cos(self._angle(0.0))
 
-    def sigma(self, t):
+    def sigma(self, t: Tensor) -> Tensor:
         return (1 - self.alpha(t) ** 2).sqrt()
 
-    def lambda_(self, t):
+    def lambda_(self, t: Tensor) -> Tensor:
         return self.alpha(t).log() - self.sigma(t).log()
 
-    def inverse(self, lam):
+    def inverse(self, lam: Tensor) -> Tensor:
         alpha = torch.sigmoid(2 * lam).sqrt()
         return torch.acos(alpha * math.cos(self._angle(0.0))) * 2 * (1 + self.s) / math.pi - self.s
 
 
 @dataclass(frozen=True)
 class VPDiscrete(NoiseSchedule):
-    """A table of alphas_cumprod as discrete-time models have; t is its (fractional) index, as the network sees it.
+    """The table alphas_cumprod of a discrete-time model; t is the (fractional) index, as the network sees it.
 
-    Between two entries log(alpha) is linear in t (DPM-Solver, Lu et al. 2022, App. D).
+    Between two entries, log(alpha) is linear in t (DPM-Solver, Lu et al. 2022, App. D).
     """
 
     alphas_cumprod: tuple[float, ...]
     t_min: float = 0.0
+    if TYPE_CHECKING:  # made of the table; no field
+        _log_alpha: Tensor = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         table = torch.tensor(self.alphas_cumprod, dtype=torch.float64)
         if table.ndim != 1 or len(table) < 2 or not ((table > 0) & (table < 1)).all() or not (table.diff() < 0).all():
             raise UserError("alphas_cumprod must be at least two numbers in (0, 1), strictly falling")
@@ -154,24 +165,24 @@ class VPDiscrete(NoiseSchedule):
         _check_times(self, first=0.0)
 
     @property
-    def T(self):
+    def T(self) -> float:
         return float(len(self.alphas_cumprod) - 1)
 
-    def log_alpha(self, t):
+    def log_alpha(self, t: Tensor) -> Tensor:
         left = t.detach().floor().clamp(0, self.T - 1).long()
         low, high = (self._log_alpha.to(t.device)[i] for i in (left, left + 1))
         return low + (t - left) * (high - low)
 
-    def alpha(self, t):
+    def alpha(self, t: Tensor) -> Tensor:
         return self.log_alpha(t).exp()
 
-    def sigma(self, t):
+    def sigma(self, t: Tensor) -> Tensor:
         return (-torch.expm1(2 * self.log_alpha(t))).sqrt()
 
-    def lambda_(self, t):
+    def lambda_(self, t: Tensor) -> Tensor:
         return self.log_alpha(t) - 0.5 * torch.log(-torch.expm1(2 * self.log_alpha(t)))
 
-    def inverse(self, lam):
+    def inverse(self, lam: Tensor) -> Tensor:
         log_alpha = -0.5 * torch.nn.functional.softplus(-2 * lam)
         table = self._log_alpha.to(lam.device)
         right = torch.searchsorted(-table, -log_alpha.detach().contiguous()).clamp(1, len(table) - 1)
@@ -181,26 +192,26 @@ class VPDiscrete(NoiseSchedule):
 
 @dataclass(frozen=True)
 class Flow(NoiseSchedule):
-    """Flow matching on straight lines (Lipman et al. 2023, arXiv 2210.02747): alpha = 1 - t, sigma = t."""
+    """Flow matching with straight paths (Lipman et al. 2023, arXiv 2210.02747): alpha = 1 - t, sigma = t."""
 
     t_min: float = 1e-3
     T: float = 0.999  # at 1 there is no signal left, and lambda is infinite
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_times(self)
         if self.T >= 1:
             raise UserError(f"flow noise needs T below 1, where lambda is infinite, got {self.T}")
 
-    def alpha(self, t):
+    def alpha(self, t: Tensor) -> Tensor:
         return 1 - t
 
-    def sigma(self, t):
+    def sigma(self, t: Tensor) -> Tensor:
         return t
 
-    def lambda_(self, t):
+    def lambda_(self, t: Tensor) -> Tensor:
         return torch.log1p(-t) - t.log()
 
-    def inverse(self, lam):
+    def inverse(self, lam: Tensor) -> Tensor:
         return torch.sigmoid(-lam)
 
 
@@ -209,20 +220,30 @@ def _check_times(noise: NoiseSchedule, first: float = 1e-12) -> None:
         raise UserError(f"{type(noise).__name__} noise needs 0 < t_min < T, got t_min={noise.t_min} and T={noise.T}")
 
 
-NOISE = {"ve": VE, "vp_linear": VPLinear, "vp_cosine": VPCosine, "vp_discrete": VPDiscrete, "flow": Flow}
+NOISE: dict[str, Any] = {
+    "ve": VE,
+    "vp_linear": VPLinear,
+    "vp_cosine": VPCosine,
+    "vp_discrete": VPDiscrete,
+    "flow": Flow,
+}
 
 
-def describe(noise: NoiseSchedule) -> dict:
-    """A noise schedule as short JSON-ready data; `from_description` is its inverse, to the last bit."""
+def describe(noise: NoiseSchedule) -> dict[str, Any]:
+    """Short JSON-ready data that describe a noise schedule. `from_description` is the exact inverse."""
     name = next(name for name, cls in NOISE.items() if type(noise) is cls)
-    description = {"name": name} | {f.name: getattr(noise, f.name) for f in fields(noise)}
-    if name == "vp_discrete":
+    description: dict[str, Any] = {"name": name} | {f.name: getattr(noise, f.name) for f in fields(NOISE[name])}
+    if isinstance(noise, VPDiscrete):
         description["alphas_cumprod"] = _describe_table(noise.alphas_cumprod)
     return description
 
 
-def from_description(description: dict) -> NoiseSchedule:
-    """Raises UserError for an unknown name or parameter."""
+def from_description(description: dict[str, Any]) -> NoiseSchedule:
+    """The noise schedule that `describe` described.
+
+    Raises:
+        UserError: for an unknown name or parameter.
+    """
     parameters = dict(description)
     name = parameters.pop("name", None)
     if name not in NOISE:
@@ -239,7 +260,7 @@ def from_description(description: dict) -> NoiseSchedule:
     return NOISE[name](**parameters)
 
 
-# How the betas of published models run from their first to their last; alphas_cumprod is the product of 1 - beta.
+# How the betas of published models go from the first to the last; alphas_cumprod is the product of 1 - beta.
 BETAS = {
     "linear": lambda first, last, count: torch.linspace(first, last, count, dtype=torch.float64),
     "scaled_linear": lambda first, last, count: torch.linspace(first**0.5, last**0.5, count, dtype=torch.float64) ** 2,
@@ -247,21 +268,21 @@ BETAS = {
 
 
 def alphas_cumprod(betas: str, first: float, last: float, count: int) -> tuple[float, ...]:
-    """The table of a model whose betas run by one of the rules of `BETAS`."""
+    """The table of a model whose betas follow one of the rules in `BETAS`."""
     return tuple((1 - BETAS[betas](first, last, count)).cumprod(0).tolist())
 
 
 def _describe_table(table: tuple[float, ...]) -> dict | list | str:
-    """A rule that gives this very table, or it itself: in base64 if it is long, as a solver's file should be small."""
+    """A rule that gives exactly this table, or else the table itself; a long one in base64, to keep files small."""
     first, last = round(1 - table[0], 12), round(1 - table[-1] / table[-2], 12)
     for name in BETAS:
-        rule = {"betas": name, "first": first, "last": last, "count": len(table)}
+        rule: dict[str, Any] = {"betas": name, "first": first, "last": last, "count": len(table)}
         if first > 0 and last > 0 and alphas_cumprod(**rule) == table:
             return rule
     return list(table) if len(table) <= 100 else base64.b64encode(struct.pack(f"<{len(table)}d", *table)).decode()
 
 
-def _table(description: object) -> tuple[float, ...]:
+def _table(description: Any) -> tuple[float, ...]:
     try:
         if isinstance(description, dict):
             return alphas_cumprod(**description)

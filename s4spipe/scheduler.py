@@ -1,4 +1,4 @@
-"""Any solver of ours in any pipeline of diffusers.
+"""Any solver of this project in a diffusers pipeline.
 
 pipe.scheduler = S4SScheduler.from_tableau("solver.json", pipe.scheduler.config)
 pipe.scheduler = S4SScheduler.from_classical("unipc_bh2", "logsnr", 8, pipe.scheduler.config)
@@ -9,18 +9,22 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import ConfigMixin, SchedulerMixin
-from diffusers.configuration_utils import register_to_config
-from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
-from s4spipe import classical, noise, steps
-from s4spipe.errors import UserError, unknown
-from s4spipe.models.prediction import X0, is_flow, noise_schedule
+from s4spipe import noise
+from s4spipe.models.base.prediction import X0, is_flow, noise_schedule
 from s4spipe.noise import Flow, VPDiscrete
-from s4spipe.tableau import Tableau
+from s4spipe.runtime.errors import UserError, needs, unknown
+from s4spipe.sampling.tableau import Tableau
+from s4spipe.solvers import registry, timesteps
+
+with needs("diffusers", "s4spipe.scheduler"):
+    from diffusers import ConfigMixin, SchedulerMixin
+    from diffusers.configuration_utils import register_to_config
+    from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?<!\.json)")
 
@@ -28,18 +32,19 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?<!\.json)")
 class S4SScheduler(SchedulerMixin, ConfigMixin):
     """A tableau as a diffusers scheduler.
 
-    Its state is kept in float32 (or what the pipeline computes in, if that is more), whatever the network's precision.
-    It starts from noise of standard deviation `init_noise_sigma`: 1 for the models that diffusers has pipelines for
-    (discrete VP noise, flow matching), as with their other schedulers, and sigma_T for others (VE noise, as of EDM's
-    models), which it serves in a loop of the caller's own; there `timesteps` are the model's own times.
+    The state is float32, or the pipeline's dtype if that is more precise, whatever the network's precision. Sampling
+    starts from noise of standard deviation `init_noise_sigma`. For models that diffusers has pipelines for (discrete VP
+    noise, flow matching), this is 1, as with other schedulers. For other models (VE noise, such as EDM's), it is
+    sigma_T, `timesteps` are the model's own times, and you run the scheduler in a loop of your own.
 
     Args:
-        tableau: `Tableau.to_dict()` of a solver.
+        tableau: a solver, as `Tableau.to_dict()` describes it.
         prediction_type: what the network predicts: epsilon, sample, v_prediction or flow_prediction.
-        num_train_timesteps: of a flow model, its time at t = 1.
-        use_flow_sigmas: makes the pipeline of Flux leave the times to its scheduler.
+        num_train_timesteps: for a flow model, the network's time at t = 1.
+        use_flow_sigmas: tells Flux's pipeline to leave the times to the scheduler.
 
-    Raises UserError for a tableau that no pipeline can run.
+    Raises:
+        UserError: for a tableau that no pipeline can run.
     """
 
     order = 1
@@ -62,7 +67,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
                             f"{prediction_type!r}")  # fmt: skip
         if table.c_0 != 1:
             raise UserError(f"solver {table.name} makes its first step without the network (AFS), which no pipeline "
-                            "does: run it by s4spipe.sample")  # fmt: skip
+                            "does: run it with s4spipe.sample")  # fmt: skip
         self.alpha, self.sigma = table.noise.alpha(table.t_c).tolist(), table.noise.sigma(table.t_c).tolist()
         self.timesteps = self._times()
         self._restart()
@@ -76,14 +81,19 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         repo: str | None = None,
         rev: str | None = None,
     ) -> "S4SScheduler":
-        """A scheduler from a solver: its file, a tableau, a folder of `save_pretrained` or `s4spipe export`, or such a
-        folder's id on a hub of models.
+        """A scheduler that runs a given solver.
 
-        config: that of the pipeline's own scheduler, which says what the network predicts and under which noise.
-            Without one the network predicts epsilon, a flow's velocity, or for other noise than pipelines have, x0.
-        repo, rev: the git repository of a DVC project (an address or a path), and its commit or tag, that has the file.
+        Args:
+            solver: a solver's file, a tableau, a folder that `save_pretrained` or `s4spipe export` wrote, or the id of
+                such a folder on a model hub.
+            config: the config of the pipeline's own scheduler. It says what the network predicts and which noise
+                schedule it was trained with. Without a config, the network is taken to predict epsilon (discrete VP
+                noise), the velocity (flow matching) or x0 (all other noise).
+            repo: the git repository (URL or path) of a DVC project that has the file `solver`.
+            rev: the commit or tag of `repo`.
 
-        Raises UserError for what is no solver, and for a solver that was made for another noise schedule.
+        Raises:
+            UserError: if `solver` is not a solver, or was made for another noise schedule.
         """
         if repo is not None:
             solver = _from_project(str(solver), repo, rev)
@@ -93,20 +103,21 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             solver = Tableau.load(solver)
         config = dict(config or {})
         for_flow = isinstance(solver.noise, Flow)
-        # By keyword alone does diffusers know a value from a default that it may forget.
+        # diffusers may forget a value that equals its default, unless it was passed by keyword.
         options = {"tableau": solver.to_dict(), "prediction_type": _usual_prediction(solver)}
         if not config:
             return cls(**options)
         if not isinstance(solver.noise, VPDiscrete | Flow):
             raise UserError(
-                f"solver {solver.name} is for {_name(solver)} noise, which diffusers' pipelines do not have: run it by "
-                "s4spipe.sample, or leave the config out and run a loop of your own"
+                f"solver {solver.name} is for {_name(solver)} noise, which diffusers' pipelines do not have: run it "
+                "with s4spipe.sample, or leave the config out and run a loop of your own"
             )
         if is_flow(config) != for_flow:
             raise UserError(f"solver {solver.name} is for {_name(solver)} noise, the pipeline's model for "
                             f"{'flow' if is_flow(config) else 'vp_discrete'}")  # fmt: skip
         if isinstance(solver.noise, VPDiscrete):
-            theirs, ours = (torch.tensor(n.alphas_cumprod) for n in (noise_schedule(config), solver.noise))
+            model: Any = noise_schedule(config)
+            theirs, ours = (torch.tensor(n.alphas_cumprod) for n in (model, solver.noise))
             if len(theirs) != len(ours) or not torch.allclose(theirs, ours, rtol=1e-4, atol=1e-7):
                 raise UserError(f"solver {solver.name} was made for another model: its alphas_cumprod are not those of "
                                 "the pipeline's scheduler")  # fmt: skip
@@ -114,14 +125,19 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         return cls(**options, num_train_timesteps=config.get("num_train_timesteps", 1000))
 
     @classmethod
-    def from_classical(cls, solver: str, schedule: steps.Schedule, nfe: int, config: dict) -> "S4SScheduler":
-        """A scheduler of a classical solver by its name, on a schedule, for the model of a pipeline's scheduler config.
+    def from_classical(cls, solver: str, schedule: timesteps.Schedule, nfe: int, config: dict) -> "S4SScheduler":
+        """A scheduler that runs a classical solver.
 
-        Raises UserError for an unknown name, and for an NFE that the solver cannot spend.
+        Args:
+            solver: the solver's name.
+            schedule: a schedule, as for `timesteps.build`.
+            nfe: evaluations.
+            config: the config of the pipeline's own scheduler.
+
+        Raises:
+            UserError: for an unknown name, or an NFE that the solver cannot have.
         """
-        model = noise_schedule(dict(config))
-        t = steps.build(schedule, model, len(classical.costs(solver, nfe)))
-        return cls.from_tableau(classical.build(solver, model, t, {"steps": schedule}, nfe), config)
+        return cls.from_tableau(registry.make(solver, schedule, noise_schedule(dict(config)), nfe), config)
 
     def set_timesteps(
         self,
@@ -130,9 +146,16 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         timesteps: list | None = None,
         mu: float | None = None,
     ) -> None:
-        """Start anew. `mu`, by which some pipelines shift a flow model's times, changes nothing: ours are the solver's.
+        """Reset the scheduler for a new batch.
 
-        Raises UserError for another number of steps than the solver's NFE, and for timesteps of the caller's own.
+        Args:
+            num_inference_steps: the solver's NFE.
+            device: where to put the timesteps.
+            timesteps: must be None: the solver has its own times.
+            mu: ignored. Some pipelines shift a flow model's times by it.
+
+        Raises:
+            UserError: for another number of steps than the solver's NFE, and for custom timesteps.
         """
         nfe = self.tableau.nfe
         if timesteps is not None or num_inference_steps not in (None, nfe):
@@ -146,7 +169,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def nfe(self) -> int:
-        """What `num_inference_steps` has to be."""
+        """The evaluations per sample, which `num_inference_steps` must equal."""
         return self.tableau.nfe
 
     def _times(self) -> Tensor:
@@ -155,16 +178,17 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
 
     def _restart(self) -> None:
         self._evaluations: list[Tensor] = []
-        self._x_T = self._state = None
+        self._x_T: Any = None
+        self._state: Any = None
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         if begin_index:
             self.add_noise()
 
     def add_noise(self, *_args, **_kwargs) -> Tensor:
-        """Raises UserError: image-to-image pipelines start from a noised image, in the middle."""
-        raise UserError("every step of this solver goes back to the noise it started from: it cannot start in the "
-                        "middle, as image-to-image needs; use another scheduler there")  # fmt: skip
+        """Raises UserError: image-to-image pipelines start in the middle, from a noised image."""
+        raise UserError("every step of this solver refers back to the initial noise: it cannot start in the middle, as "
+                        "image-to-image needs; use another scheduler for that")  # fmt: skip
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor | float | None = None) -> Tensor:
         return sample
@@ -177,9 +201,20 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         generator: torch.Generator | None = None,
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor]:
-        """From the network's output at the state `sample` to the next state.
+        """Make one step of the solver.
 
-        Raises UserError if steps are left out, or the sample is not what the step before gave.
+        Args:
+            model_output: the network's output at `sample` [B, ...].
+            timestep: the current entry of `timesteps`.
+            sample: the current state [B, ...].
+            generator: ignored; the solver is deterministic.
+            return_dict: whether to return a SchedulerOutput rather than a tuple.
+
+        Returns:
+            The next state, as `prev_sample` or in a tuple.
+
+        Raises:
+            UserError: if a step was left out, or `sample` is not the result of the previous step.
         """
         i = len(self._evaluations)
         if i == self.tableau.nfe or not math.isclose(timestep, self.timesteps[i], rel_tol=1e-3, abs_tol=1e-6):
@@ -189,14 +224,11 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         if i == 0:
             self._x_T = self._state = sample.to(precision)
         elif sample.shape != self._state.shape or not torch.equal(sample, self._state.to(sample.dtype)):
-            raise UserError("the sample was changed between two steps, which this solver cannot follow: its every step "
-                            "goes back to the noise it started from")  # fmt: skip
+            raise UserError("the sample was changed between two steps, which this solver does not allow: every step "
+                            "refers back to the initial noise")  # fmt: skip
         x0 = X0[self.config.prediction_type](self._state, model_output.to(precision), self.alpha[i], self.sigma[i])
         self._evaluations.append(x0)
-        state = self.tableau.c[i].item() * self._x_T
-        for weight, evaluation in zip(self.tableau.W[i].tolist(), self._evaluations, strict=False):
-            state = state + weight * evaluation
-        self._state = state
+        self._state = state = self.tableau.state(i + 1, self._x_T, self._evaluations)
         previous = state.to(sample.dtype)
         return SchedulerOutput(prev_sample=previous) if return_dict else (previous,)
 
@@ -205,7 +237,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
 
 
 def _from_project(path: str, repo: str, rev: str | None) -> Tableau:
-    """A solver's file out of another DVC project, as `dvc get` would fetch it."""
+    """A solver's file from another DVC project, as `dvc get` would fetch it."""
     from dvc import api
     from dvc.exceptions import DvcException
 

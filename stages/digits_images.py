@@ -1,15 +1,15 @@
-"""Write the embedded default's real images, for FID against them."""
+"""Write the real images of handwritten digits, for metrics of the embedded model."""
 
-from s4spipe import stage
-from s4spipe.files import write_array
-from s4spipe.images import to_uint8
-from s4spipe.models import digits
-from s4spipe.params import Params
+from s4spipe.pipeline import layout, stage
+from s4spipe.pipeline.schema import Params
+from s4spipe.runtime.files import write_array
+from s4spipe.sampling.images import to_uint8
+from s4spipe.training import digits
 
 
 @stage.command
 def main(params: Params) -> None:
-    write_array(digits.IMAGES, to_uint8(digits.images()[0]))
+    write_array(layout.DIGITS_IMAGES, to_uint8(digits.images()[0]))
 
 
 if __name__ == "__main__":

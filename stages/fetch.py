@@ -1,9 +1,9 @@
-"""Download one of the files that params.yaml names in `fetch`, and convert it if need be."""
+"""Download one of the files that `fetch` in params.yaml names, and convert it if necessary."""
 
 import click
 
-from s4spipe import fetch, stage
-from s4spipe.params import Params
+from s4spipe.pipeline import fetch, stage
+from s4spipe.pipeline.schema import Params
 
 
 @stage.command

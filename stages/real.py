@@ -1,21 +1,24 @@
-"""Features of real images, for FID, KID, precision and recall against them."""
+"""Compute features of real images, for FID, KID, precision and recall against them."""
 
-from s4spipe import features, fid, ranks, stage
-from s4spipe.files import write_tensors
-from s4spipe.params import NO_IMAGES, Params, device
-
-PATH = "statistics/real.safetensors"
+from s4spipe.evaluation import fid
+from s4spipe.features.base import loading
+from s4spipe.pipeline import stage
+from s4spipe.pipeline.layout import NONE
+from s4spipe.pipeline.schema import Params
+from s4spipe.runtime import distributed
+from s4spipe.runtime.files import write_tensors
 
 
 @stage.divided
 def main(params: Params) -> None:
-    on, settings = device(params.run.device), params.fid
-    tensors = {}  # of no images, nothing; DVC wants the file
-    if settings.real != NO_IMAGES:
-        net = features.load(settings.network, settings.features, on, settings.mode)
-        tensors = fid.real(settings.real, net, on)
-    if ranks.first():
-        write_tensors(PATH, tensors, {"network": settings.network, "mode": settings.mode})
+    device, settings = stage.device(params), params.fid
+    tensors = {}  # without images, nothing; but DVC needs the file
+    if settings.real != NONE:
+        net = loading.load(settings.network, settings.features, device, settings.mode)
+        tensors = fid.real(settings.real, net, device)
+    if distributed.is_main():
+        metadata = {"network": settings.network, "mode": settings.mode}
+        write_tensors(stage.layout(params).real, tensors, metadata)
 
 
 if __name__ == "__main__":

@@ -1,51 +1,49 @@
-"""The statistics of the model's own distribution, by a many-step solver, if FID is measured against it."""
+"""Compute statistics of the model's own distribution with a many-step solver, if FID is measured against it."""
+
+import dataclasses
 
 import torch
 
-from s4spipe import features, fid, models, ranks, stage
-from s4spipe.files import Scratch, fingerprint, write_tensors
-from s4spipe.images import to_uint8
-from s4spipe.pairs import solve
-from s4spipe.params import Params, device
-from s4spipe.tableau import Tableau
-
-SOLVER = "models/reference.json"
+from s4spipe.evaluation import fid
+from s4spipe.features.base import loading
+from s4spipe.pipeline import stage
+from s4spipe.pipeline.layout import Cell
+from s4spipe.pipeline.schema import Params
+from s4spipe.runtime import distributed
+from s4spipe.runtime.files import write_tensors
+from s4spipe.runtime.scratch import Scratch, fingerprint
+from s4spipe.sampling.batches import Noises, generate
+from s4spipe.sampling.images import to_uint8
+from s4spipe.sampling.tableau import Tableau
 
 
 @stage.divided
 def main(params: Params) -> None:
     if params.reference.source == "model":
         of_the_model(params)
-    elif ranks.first():  # nothing to make; DVC wants the file
-        write_tensors(params.fid.reference, {}, {"source": "real"})
+    elif distributed.is_main():  # nothing to do, but DVC needs the file
+        write_tensors(stage.layout(params).reference, {}, {"source": "real"})
 
 
 def of_the_model(params: Params) -> None:
-    settings, model, on = params.reference, params.model.model_dump(), device(params.run.device)
-    denoiser = models.load(model, on, compiled=params.run.compile)
-    net = features.load(params.fid.network, params.fid.features, on, params.fid.mode)
-    about = (settings.model_dump(), params.fid.network, params.fid.mode)
-    files = (params.model.weights, params.fid.features, SOLVER)
-    scratch = Scratch(fingerprint("reference", model, *about, files=files))
-    shards = list(
-        solve(
-            denoiser,
-            Tableau.load(SOLVER),
-            "reference",
-            settings.seed,
-            settings.count,
-            params.run.batch_size,
-            on,
-            scratch,
-            params.model.condition != "none",
-            finish=lambda x_0: fid.batch_features(torch.from_numpy(to_uint8(denoiser.decode(x_0))), net, on),
-        )
-    )
-    if not ranks.first():
+    settings, places, denoiser = params.reference, stage.layout(params), stage.load_model(params)
+    net = loading.load(params.fid.network, params.fid.features, denoiser.device, params.fid.mode)
+    solver = places.table(Cell("reference", settings.nfe))
+    determinants = (settings.model_dump(), params.fid.network, params.fid.mode)
+    files = (params.model.weights, params.fid.features, solver)
+    model = dataclasses.asdict(stage.model_settings(params))
+    scratch = Scratch(fingerprint("reference", model, *determinants, files=files))
+
+    def features(x_0: torch.Tensor) -> torch.Tensor:
+        return fid.batch_features(torch.from_numpy(to_uint8(denoiser.decode(x_0))), net, denoiser.device)
+
+    noises = Noises("reference", settings.seed, settings.count)
+    shards = list(generate(denoiser, Tableau.load(solver), noises, params.run.batch_size, scratch, features))
+    if not distributed.is_main():
         return
     seen = torch.cat([shard["x_0"] for shard in shards]).double()
-    mean, covariance = map(torch.from_numpy, fid.statistics(seen.numpy()))
-    write_tensors(params.fid.reference, {"mean": mean, "covariance": covariance}, {"count": settings.count})
+    mean, covariance = fid.statistics(seen.numpy())
+    write_tensors(places.reference, {"mean": mean, "covariance": covariance}, {"count": settings.count})
     scratch.clear()
 
 

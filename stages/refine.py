@@ -1,16 +1,52 @@
-"""Refine the solver `free`, so that its samples are distributed as the teacher's are."""
+"""Refine a learned solver, so that the distribution of its samples matches the teacher's."""
+
+import dataclasses
 
 import click
+from torch import Tensor
 
-from s4spipe import stage
-from s4spipe.distill.refine import refine
-from s4spipe.params import Params
+from s4spipe.features.base import loading
+from s4spipe.learning import refinement
+from s4spipe.learning.families import Free
+from s4spipe.learning.pairs import Pairs
+from s4spipe.learning.task import Task
+from s4spipe.pipeline import stage
+from s4spipe.pipeline.layout import Cell
+from s4spipe.pipeline.schema import Params
+from s4spipe.runtime import distributed
+from s4spipe.runtime.files import write_json
+from s4spipe.runtime.scratch import Scratch, fingerprint
+from s4spipe.sampling.tableau import Tableau
 
 
 @stage.divided
+@click.argument("name")
 @click.argument("nfe", type=int)
-def main(params: Params, nfe: int) -> None:
-    refine(nfe, params)
+def main(params: Params, name: str, nfe: int) -> None:
+    settings, seeing, places, cell = params.refine, params.perceptual, stage.layout(params), Cell(name, nfe)
+    denoiser = stage.load_model(params, channels_last=True)
+    training = Pairs.load(places.pairs("train"), denoiser.device, settings.pairs)
+    validation = Pairs.load(places.pairs("validation"), denoiser.device, settings.validation_pairs)
+    net = loading.load(seeing.network, seeing.weights, denoiser.device)
+    fitted, _ = places.learned("fits", cell)
+    files = (params.model.weights, fitted, seeing.weights, places.pairs("train"), places.pairs("validation"))
+    model, block = dataclasses.asdict(stage.model_settings(params)), settings.model_dump()
+    scratch = Scratch(fingerprint("refine", nfe, block, model, files=files))
+    start = Tableau.load(fitted)
+    student = Free(start)
+
+    def feature_fn(x: Tensor) -> Tensor:
+        return net.embed(denoiser.decode(x))
+
+    task = Task(student, denoiser, training, validation, scratch, settings.seed, params.run.micro_batch_size,
+                f"refine {name} {nfe} NFE")  # fmt: skip
+    history = refinement.refine(task, feature_fn, settings.steps)
+    if not distributed.is_main():
+        return
+    solver_path, history_path = places.learned("solvers", cell)
+    write_json(history_path, history)
+    student(name, start.meta | {"refined": block}).save(solver_path)
+    scratch.clear()
 
 
 if __name__ == "__main__":

@@ -1,40 +1,52 @@
-"""Tables, figures and the page, from the cells that params.yaml names, and from no others."""
+"""Write tables, figures and an HTML page for the cells that params.yaml names, and for no others."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import numpy as np
 
-from s4spipe import stage
-from s4spipe.files import write_json, write_text
-from s4spipe.params import Params
+from s4spipe.pipeline import stage
+from s4spipe.pipeline.schema import Params
 from s4spipe.report import figures, page, tables
 from s4spipe.report.run import Run
+from s4spipe.runtime.files import write_json, write_text
 
 
 @stage.command
 def main(params: Params) -> None:
-    run, results, plots = Run(Path(), params), Path("results"), Path("results/figures")
-    learned, metrics = run.learned, run.metrics
-    for stale in plots.glob("*.png"):
+    run = Run(Path(), params)
+    folder, plots = run.places.report, run.places.report / "figures"
+    drawn = set()
+    for name, figure in drawings(run):
+        figures.save(figure, plots / f"{name}.png")
+        drawn.add(plots / f"{name}.png")
+    for stale in set(plots.glob("*.png")) - drawn:
         stale.unlink()
-    figures.save(figures.fid_against_nfe(metrics, learned), plots / "fid.png")
-    for nfe in params.nfe:
-        fits = {solver: run.table(solver, nfe) for solver in learned}
-        histories = {solver: run.cells[solver, nfe]["history"] for solver in learned}
-        figures.save(figures.losses(histories, learned), plots / f"loss-{nfe}.png")
-        matrices = {s: (np.array(t.meta["b_start"]), np.array(t.meta["b"])) for s, t in fits.items() if "b" in t.meta}
-        figures.save(figures.coefficients(matrices), plots / f"coefficients-{nfe}.png")
-        rows = [(f"{arm[0]}  FID {run.cells[arm]['fid']:.2f}", run.images(*arm)) for arm in run.arms(nfe)]
-        title = f"one column, one noise; {nfe} NFE, the teacher {params.teacher.nfe}"
-        figures.save(figures.sample_sheet(rows, title), plots / f"samples-{nfe}.png")
-    write_text(results / "fid.csv", tables.to_csv(metrics))
-    table = tables.to_markdown(metrics, params.nfe, learned)
-    write_text(results / "table.md", table)
-    write_json(results / "metrics.json", metrics)
-    write_json(results / "fid.json", tables.of_fid(metrics, learned))
-    write_text(results / "report.html", page.report(run))
+    table = tables.to_markdown(run.cells, params.nfe, run.learned)
+    write_text(folder / "table.md", table)
+    write_text(folder / "fid.csv", tables.to_csv(run.cells))
+    write_json(folder / "fid.json", tables.of_fid(run.cells, run.learned))
+    write_json(folder / "metrics.json", tables.to_json(run.cells))
+    write_text(folder / "report.html", page.report(run))
     click.echo(table)
+
+
+def drawings(run: Run) -> Iterator[tuple[str, figures.Figure]]:
+    """The figures by name, one at a time, since each is closed once it is saved."""
+    yield "fid", figures.fid_against_nfe(run.cells, run.learned)
+    for nfe in run.params.nfe:
+        learned = {cell.solver: cell for cell in run.learned_at(nfe)}
+        if learned:
+            histories = {solver: run.history(cell) for solver, cell in learned.items()}
+            yield f"loss-{nfe}", figures.losses(histories, run.learned)
+        metas = {solver: run.tableau(cell).meta for solver, cell in learned.items()}
+        pairs = {solver: (np.array(m["b_start"]), np.array(m["b"])) for solver, m in metas.items() if "b" in m}
+        if pairs:
+            yield f"coefficients-{nfe}", figures.coefficients(pairs)
+        rows = [(f"{cell.solver}  FID {run.cells[cell]['fid']:.2f}", run.images(cell)) for cell in run.cells_at(nfe)]
+        title = f"each column starts from one noise; {nfe} NFE, the teacher {run.teacher.nfe}"
+        yield f"samples-{nfe}", figures.sample_sheet(rows, title)
 
 
 if __name__ == "__main__":

@@ -1,60 +1,60 @@
-"""Sample with a solver: one uint8 array of images, a few samples' trajectories, and how long a sample took."""
+"""Sample with a solver. Write the images as one uint8 array, the states of a few samples, and the cost of a sample."""
+
+import dataclasses
+from collections.abc import Iterator
 
 import click
+import numpy as np
 import torch
 
-from s4spipe import images, models, ranks, stage, trajectories
-from s4spipe.files import Scratch, fingerprint, write_arrays, write_json, write_tensors
-from s4spipe.pairs import draw, solve
-from s4spipe.params import Params, device
-from s4spipe.tableau import Tableau
+from s4spipe.pipeline import stage
+from s4spipe.pipeline.layout import Cell
+from s4spipe.pipeline.schema import Params
+from s4spipe.runtime import distributed
+from s4spipe.runtime.files import write_arrays, write_json, write_tensors
+from s4spipe.runtime.scratch import Scratch, fingerprint
+from s4spipe.sampling.batches import Noises, draw, generate
+from s4spipe.sampling.images import to_uint8
+from s4spipe.sampling.tableau import Tableau
+from s4spipe.sampling.trajectories import states
+
+SHOWN = 4  # samples whose states are kept
 
 
 @stage.divided
+@click.argument("folder", type=click.Choice(["tables", "solvers"]))
 @click.argument("solver")
 @click.argument("nfe", type=int)
-def main(params: Params, solver: str, nfe: int) -> None:
-    settings, model, on = params.sample, params.model.model_dump(), device(params.run.device)
-    path, conditional = params.table_path(solver, nfe), params.model.condition != "none"
-    denoiser, tableau = models.load(model, on, compiled=params.run.compile), Tableau.load(path)
+def main(params: Params, folder: str, solver: str, nfe: int) -> None:
+    settings, places, cell = params.sample, stage.layout(params), Cell(solver, nfe)
+    path = places.table(cell) if folder == "tables" else places.learned(folder, cell)[0]
+    denoiser, tableau = stage.load_model(params), Tableau.load(path)
+    model = dataclasses.asdict(stage.model_settings(params))
     scratch = Scratch(fingerprint("sample", model, settings.model_dump(), files=(params.model.weights, path)))
-    shards = solve(
-        denoiser,
-        tableau,
-        "sample",
-        settings.seed,
-        settings.count,
-        params.run.batch_size,
-        on,
-        scratch,
-        conditional,
-        finish=lambda x_0: torch.from_numpy(images.to_uint8(denoiser.decode(x_0))),
-    )
+    noises = Noises("sample", settings.seed, settings.count)
+
+    def images(x_0: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(to_uint8(denoiser.decode(x_0)))
+
+    shards = generate(denoiser, tableau, noises, params.run.batch_size, scratch, images)
     seconds = 0.0
 
-    def arrays():
+    def arrays() -> Iterator[np.ndarray]:
         nonlocal seconds
         for shard in shards:
             seconds += shard["seconds"]
             yield shard["x_0"].numpy()
 
-    if not ranks.first():
-        list(shards)  # makes its part of them
+    if not distributed.is_main():
+        list(shards)  # makes its share of them
         return
-    write_arrays(f"samples/{solver}-{nfe}.npy", arrays(), settings.count)
-    shown = range(min(trajectories.SHOWN, settings.count))
-    x_T, condition = draw(denoiser, "sample", settings.seed, shown, conditional)
-    condition = None if condition is None else condition.to(on)
-    path = trajectories.states(denoiser, tableau, x_T.to(on), condition)
-    write_tensors(f"samples/{solver}-{nfe}.safetensors", {"states": path})
-    about = {
-        "nfe": tableau.nfe,
-        "depth": tableau.depth,
-        "network_calls": tableau.nfe * denoiser.network_calls,
-        "seconds_per_sample": round(seconds / settings.count, 7),
-        "device": str(on),
-    }
-    write_json(f"samples/{solver}-{nfe}.json", about)
+    write_arrays(places.samples(cell, "images.npy"), arrays(), settings.count)
+    x_T, condition = draw(denoiser, noises.stream, noises.seed, range(min(SHOWN, settings.count)))
+    write_tensors(places.samples(cell, "states.safetensors"), {"states": states(denoiser, tableau, x_T, condition)})
+    cost = {"nfe": tableau.nfe, "depth": tableau.depth, "network_calls": tableau.nfe * denoiser.network_calls}
+    write_json(places.samples(cell, "about.json"), cost | {"schedule": tableau.meta["schedule"]})
+    timing = {"seconds_per_sample": round(seconds / settings.count, 7), "device": str(denoiser.device)}
+    write_json(places.timing(cell), timing)
     scratch.clear()
 
 

@@ -1,24 +1,29 @@
 """Make the teacher's pairs, for training and for validation."""
 
-from s4spipe import models, ranks, stage
-from s4spipe.files import Scratch, fingerprint
-from s4spipe.pairs import Pairs, solve
-from s4spipe.params import Params, device
-from s4spipe.tableau import Tableau
+import dataclasses
+
+from s4spipe.learning.pairs import Pairs
+from s4spipe.pipeline import stage
+from s4spipe.pipeline.layout import Cell
+from s4spipe.pipeline.schema import Params
+from s4spipe.runtime import distributed
+from s4spipe.runtime.scratch import Scratch, fingerprint
+from s4spipe.sampling.batches import Noises, generate
+from s4spipe.sampling.tableau import Tableau
 
 
 @stage.divided
 def main(params: Params) -> None:
-    teacher, model, on = params.teacher, params.model.model_dump(), device(params.run.device)
-    solver = params.solver_path("teacher", teacher.nfe)
-    denoiser, tableau = models.load(model, on, compiled=params.run.compile), Tableau.load(solver)
+    teacher, places, denoiser = params.teacher, stage.layout(params), stage.load_model(params)
+    solver = places.table(Cell("teacher", params.teacher.nfe))
+    model = dataclasses.asdict(stage.model_settings(params))
     scratch = Scratch(fingerprint("pairs", model, teacher.seed, files=(params.model.weights, solver)))
     for stream, count in {"train": teacher.train, "validation": teacher.validation}.items():
-        shards = list(solve(denoiser, tableau, stream, teacher.seed, count, params.run.batch_size, on, scratch,
-                            conditional=params.model.condition != "none"))  # fmt: skip
-        if ranks.first():
-            Pairs.of(shards).save(f"pairs/{stream}.safetensors")
-    if ranks.first():
+        noises = Noises(stream, teacher.seed, count)
+        shards = list(generate(denoiser, Tableau.load(solver), noises, params.run.batch_size, scratch))
+        if distributed.is_main():
+            Pairs.of(shards).save(places.pairs(stream))
+    if distributed.is_main():
         scratch.clear()
 
 

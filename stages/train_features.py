@@ -1,21 +1,20 @@
-"""Train a classifier of digits for its features: those that judge by FID, or those that the fits may see."""
+"""Train a classifier of digits for its features, either those for FID or those that learning may use."""
 
 import click
 
-from s4spipe import stage
-from s4spipe.features import training
-from s4spipe.files import Scratch, fingerprint
-from s4spipe.params import Params, device
+from s4spipe.pipeline import layout, stage
+from s4spipe.pipeline.schema import Params
+from s4spipe.runtime.scratch import Scratch, fingerprint
+from s4spipe.training import features
 
 
 @stage.command
-@click.argument("name", type=click.Choice(list(training.SHAPES)))
+@click.argument("name", type=click.Choice(list(features.SHAPES)))
 def main(params: Params, name: str) -> None:
     settings = getattr(params, f"train_{name}").model_dump()
     scratch = Scratch(fingerprint("train_features", name, settings))
-    accuracy = training.train(
-        training.WEIGHTS[name], settings, device(params.run.device), scratch, training.SHAPES[name]
-    )
+    training, device = features.FeaturesTraining(**settings), stage.device(params)
+    accuracy = features.train(layout.FEATURES_WEIGHTS[name], training, device, scratch, features.SHAPES[name])
     scratch.clear()
     click.echo(f"accuracy on held-out digits: {accuracy:.1%}")
 

@@ -1,13 +1,13 @@
 import pytest
 import torch
-from problems import NOISES, noises, wavy
-from test_fit import Net
+from support.fits import Net
+from support.problems import NOISES, noises, wavy
 
-from s4spipe import classical, steps
-from s4spipe.distill import adjoint
-from s4spipe.families import late
-from s4spipe.sampling import sample
-from s4spipe.tableau import Tableau
+from s4spipe.learning import adjoint
+from s4spipe.learning.starts import late
+from s4spipe.sampling.loop import sample
+from s4spipe.sampling.tableau import Tableau
+from s4spipe.solvers import registry
 
 CONDITION = torch.tensor([0.5, 1.0, 1.5])
 
@@ -27,8 +27,7 @@ def rebuilt(vector, table):
 @pytest.mark.parametrize("solver", ["dpmpp_3m", "unipc_bh2", "dpm_2s"])
 def test_derivatives_are_those_of_reverse_mode_pair_by_pair(solver, condition, key):
     noise = NOISES[key]
-    t = steps.build("logsnr", noise, len(classical.costs(solver, 4)))
-    table, x_T = late(solver, noise, t, 0.1, nfe=4), noises(3, scale=noise.sigma_T)
+    table, x_T = late(registry.make(solver, "logsnr", noise, 4), 0.1), noises(3, scale=noise.sigma_T)
     path = adjoint.run(denoise, table, x_T, condition)
     torch.testing.assert_close(path.end, sample(denoise, table, x_T, condition))
     outputs = noises(2, 3 * x_T[0].numel(), seed=4).view(2, *x_T.shape)
@@ -48,13 +47,33 @@ def test_derivatives_are_those_of_reverse_mode_pair_by_pair(solver, condition, k
     assert ours[..., 1:].abs().max() > 1e-3
 
 
-def test_the_cost_is_counted():
+@pytest.mark.parametrize("condition", [None, CONDITION], ids=["without", "with condition"])
+def test_derivatives_of_evaluations_side_by_side_are_those_of_one_after_another(condition):
+    """So that an entry that is 0, and lets two evaluations run side by side, has its derivative too."""
+    noise = NOISES["vp_linear"]
+    table, x_T = registry.make("parallel_midpoints", "logsnr", noise, 5), noises(3, scale=noise.sigma_T)
+    assert table.depth < table.nfe
+    path = adjoint.run(denoise, table, x_T, condition)
+    outputs = noises(1, x_T.numel(), seed=4).view(1, *x_T.shape)
+    ours = adjoint.derivatives(denoise, table, path, outputs, condition)[0].sum(0)
+    vector = adjoint.entries(table).requires_grad_()
+    changed, d = rebuilt(vector, table), []
+    for i in range(table.nfe):
+        d.append(denoise(changed.state(i, x_T, d), changed.t_c[i], condition))
+    (exact,) = torch.autograd.grad((outputs[0] * changed.state(table.nfe, x_T, d)).sum(), vector)
+    torch.testing.assert_close(ours, exact, rtol=1e-5, atol=1e-6)
+    between = (table.W == 0).tril()
+    assert ours[6:31].view(5, 5)[between].abs().max() > 1e-3
+
+
+def test_evaluations_are_counted():
     noise = NOISES["ve"]
     net, x_T = Net(), noises(3, scale=noise.sigma_T)
-    table = classical.build("ddim", noise, steps.build("edm", noise, 5))
+    table = registry.make("ddim", "edm", noise, 5)
     path = adjoint.run(net, table, x_T, None)
     adjoint.derivatives(net, table, path, torch.stack([path.end] * 2), None)
-    assert net.rows + 2 * 5 * 3 == 3 * adjoint.cost(5, outputs=2)  # forward twice; a backward pass for each output
+    backward = 2 * 5 * 3  # for each output; forward twice
+    assert net.rows + backward == 3 * adjoint.evaluations(5, outputs=2)
 
 
 def test_memory_does_not_grow_with_nfe():
@@ -76,7 +95,7 @@ def test_memory_does_not_grow_with_nfe():
     noise = NOISES["ve"]
     for nfe in (3, 10):
         most[0] = 0
-        table = classical.build("ddim", noise, steps.build("edm", noise, nfe))
+        table = registry.make("ddim", "edm", noise, nfe)
         path = adjoint.run(denoise, table, noises(2, scale=80.0), None)
         alive[0] = 0
         adjoint.derivatives(lambda x, t, c: Held.apply(denoise(x, t)), table, path, path.end[None], None)

@@ -6,7 +6,7 @@ from diffusers import UNet2DModel
 from torch.utils.checkpoint import checkpoint
 
 from s4spipe import models
-from s4spipe.errors import UserError
+from s4spipe.runtime.errors import UserError
 
 CODE = """
 import torch
@@ -105,7 +105,7 @@ def test_a_flow_model(load):
 
 def test_a_shape_may_be_given(load):
     assert load("bare", shape=[1, 5, 5]).sample_shape == (1, 5, 5)
-    with pytest.raises(UserError, match="model.shape: needed, as the network does not say"):
+    with pytest.raises(UserError, match="model.shape: needed"):
         load("bare")
 
 

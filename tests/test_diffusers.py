@@ -9,12 +9,12 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from problems import NOISES, noises, wavy
+from support.problems import NOISES, noises, wavy
 
-from s4spipe import classical, steps
-from s4spipe.multistep import Multistep
 from s4spipe.noise import VE, Flow
-from s4spipe.sampling import sample
+from s4spipe.sampling.loop import sample
+from s4spipe.solvers import classical, registry, timesteps
+from s4spipe.solvers.multistep import Multistep
 
 VP = NOISES["vp_linear"]
 NFES = [3, 5, 8, 14, 20]
@@ -23,7 +23,7 @@ FLOAT32 = 1e-6  # for the schedulers that compute in it, whatever they are given
 
 def ours(solver, noise, t, nfe=None):
     table = (
-        solver.tableau(noise, t, "x") if isinstance(solver, Multistep) else classical.build(solver, noise, t, nfe=nfe)
+        solver.tableau(noise, t, "x") if isinstance(solver, Multistep) else registry.build(solver, noise, t, nfe=nfe)
     )
     return sample(wavy, table, noises(scale=noise.sigma_T))
 
@@ -44,7 +44,7 @@ def agree(a, b, rtol=1e-9):
 
 
 def on_vp(scheduler, solver, nfe, rtol=1e-9):
-    t = steps.build("logsnr", VP, nfe)
+    t = timesteps.build("logsnr", VP, nfe)
     scheduler.set_timesteps(nfe)
     agree(ours(solver(t) if callable(solver) else solver, VP, t),
           theirs(scheduler, VP, t, VP.sigma(t) / VP.alpha(t), wavy), rtol)  # fmt: skip
@@ -117,7 +117,7 @@ def test_dpmpp_on_edm(order, nfe):
     )
     scheduler.set_timesteps(nfe)
     noise = VE(1e-9, 80.0)
-    t = torch.cat([steps.build("edm", VE(), nfe)[:-1], torch.tensor([1e-9], dtype=torch.float64)])
+    t = torch.cat([timesteps.build("edm", VE(), nfe)[:-1], torch.tensor([1e-9], dtype=torch.float64)])
 
     def output(x, sigma):
         return (wavy(x, sigma) - 0.25 / (sigma**2 + 0.25) * x) / (sigma * 0.5 / (sigma**2 + 0.25).sqrt())
@@ -139,7 +139,7 @@ def test_dpmpp_on_flow(order, nfe):
         final_sigmas_type="zero",
     )  # fmt: skip
     scheduler.set_timesteps(nfe)
-    t = steps.build("logsnr", noise, nfe)
+    t = timesteps.build("logsnr", noise, nfe)
     solver = classical.dpm_multistep(noise, t, order, lower_order_final=True)
     if nfe >= 15 and order == 3:  # as above
         solver.b[-2] = classical.dpm_multistep(noise, t, order, lower_order_final=False).b[-2]
@@ -153,7 +153,7 @@ def test_lms_is_rhoab(order, nfe):
     noise = VE(0.02, 80.0)
     scheduler = diffusers.LMSDiscreteScheduler(prediction_type="sample")
     scheduler.set_timesteps(nfe)
-    t = steps.build("edm", noise, nfe)
+    t = timesteps.build("edm", noise, nfe)
     step = scheduler.step
     scheduler.step = lambda *inputs: step(*inputs, order=order)
     agree(ours(f"deis_rhoab_{order}", noise, t), theirs(scheduler, noise, t, t, wavy))
@@ -165,7 +165,7 @@ def test_euler_on_flow(nfe):
     noise = Flow()
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
     scheduler.set_timesteps(nfe)
-    t = steps.build("time_uniform", noise, nfe)
+    t = timesteps.build("time_uniform", noise, nfe)
     for solver in ("euler", "ddim"):
         agree(ours(solver, noise, t), theirs(scheduler, noise, t, t, lambda x, s: (x - wavy(x, s)) / s), FLOAT32)
         scheduler.set_timesteps(nfe)
@@ -182,7 +182,7 @@ def test_heun_on_flow(count):
     noise = Flow()
     scheduler = diffusers.FlowMatchHeunDiscreteScheduler()
     scheduler.set_timesteps(count)
-    t = steps.build("time_uniform", noise, count)
+    t = timesteps.build("time_uniform", noise, count)
     table, seen = twice(t)
     x = theirs(scheduler, noise, seen, table, lambda x, s: (x - wavy(x, s)) / s)
     agree(ours("heun", noise, t, nfe=2 * count - 1), x, FLOAT32)
@@ -193,7 +193,7 @@ def test_heun_on_edm(count):
     noise = VE(0.02, 80.0)
     scheduler = diffusers.HeunDiscreteScheduler(prediction_type="sample")
     scheduler.set_timesteps(count)
-    t = steps.build("edm", noise, count)
+    t = timesteps.build("edm", noise, count)
     table, seen = twice(t)
     agree(ours("heun", noise, t, nfe=2 * count - 1), theirs(scheduler, noise, seen, table, wavy))
 
@@ -209,7 +209,7 @@ def test_ddim_on_vp(nfe):
     x = noises(scale=noise.sigma_T)
     for timestep in scheduler.timesteps[:-1]:
         x = scheduler.step(wavy(x, timestep.double() / 1000), int(timestep), x).prev_sample
-    mine = sample(lambda x, s, c: wavy(x, s / 1000), classical.build("ddim", noise, t), noises(scale=noise.sigma_T))
+    mine = sample(lambda x, s, c: wavy(x, s / 1000), registry.build("ddim", noise, t), noises(scale=noise.sigma_T))
     agree(mine, x)
 
 
@@ -229,7 +229,7 @@ def test_pndm_on_vp(warm, count):
     x = noises(scale=noise.sigma_T)
     for timestep in scheduler.timesteps[:-1]:
         x = scheduler.step(eps(x, timestep.double()), int(timestep), x).prev_sample
-    mine = sample(lambda x, s, c: wavy(x, s / 1000), classical.build("pndm" if warm else "plms", noise, t),
+    mine = sample(lambda x, s, c: wavy(x, s / 1000), registry.build("pndm" if warm else "plms", noise, t),
                   noises(scale=noise.sigma_T))  # fmt: skip
     agree(mine, x)
 
@@ -246,5 +246,5 @@ def test_the_float32_tables_differ_by_their_rounding_only():
     x = noises()
     for timestep in scheduler.timesteps:
         x = scheduler.step(wavy(x, timestep.double() / 1000), timestep, x).prev_sample
-    mine = sample(lambda x, s, c: wavy(x, s / 1000), classical.build("dpmpp_2m", noise, t), noises())
+    mine = sample(lambda x, s, c: wavy(x, s / 1000), registry.build("dpmpp_2m", noise, t), noises())
     agree(mine, x, 1e-5)

@@ -1,21 +1,22 @@
 """The adapters of diffusers' pipelines, against the pipelines' own components and their own sampling."""
 
 import json
-import pipes
 
 import diffusers
 import numpy as np
 import pytest
-import standins
 import torch
 from safetensors.torch import load_file
+from support import pipes, standins
 
-from s4spipe import classical, models, prompts, steps
-from s4spipe.errors import UserError
-from s4spipe.files import write_tensors
+from s4spipe import models
+from s4spipe.models.base.settings import ORIGIN
 from s4spipe.models.diffusers.prompts import embed
-from s4spipe.sampling import sample
+from s4spipe.runtime.errors import UserError
+from s4spipe.runtime.files import read_lines, write_tensors
+from s4spipe.sampling.loop import sample
 from s4spipe.scheduler import S4SScheduler
+from s4spipe.solvers import registry, timesteps
 
 PROMPTS = ["a cat", "two dogs on the sea", "x"]
 TEXT = {"condition": "prompts", "guidance": 3.0}
@@ -33,20 +34,21 @@ MAKE = {
 
 
 @pytest.fixture(params=MAKE)
-def adapter(request, tmp_path, monkeypatch):
+def adapter(request, tmp_path):
     """The name, the pipeline, and our denoiser of its folder."""
     torch.manual_seed(0)
     make, options = MAKE[request.param]
     pipe = make()
-    params = {"kind": "diffusers", "weights": str(pipes.saved(pipe, tmp_path / "model")), **options}
+    settings = {"kind": "diffusers", "weights": str(pipes.saved(pipe, tmp_path / "model")), **options}
     pipe.set_progress_bar_config(disable=True)
-    monkeypatch.chdir(tmp_path)
     if options["condition"] == "prompts":
         (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
-        tensors = embed(params, prompts.read("prompts.txt"), torch.device("cpu"), batch_size=2)
+        texts = read_lines(tmp_path / "prompts.txt", "prompts")
+        tensors = embed(models.ModelSettings.of(settings), texts, torch.device("cpu"), batch_size=2)
         about = {"count": 3, "guided": len(tensors["embeds"]) == 4, "model": {}}
-        write_tensors("conditions/prompts.safetensors", tensors, about)
-    return request.param.split(",")[0], pipe, models.load(params)
+        settings["embeddings"] = str(tmp_path / "prompts.safetensors")
+        write_tensors(settings["embeddings"], tensors, about)
+    return request.param.split(",")[0], pipe, models.load(settings)
 
 
 def condition(name):
@@ -119,7 +121,7 @@ def test_sampling_and_decoding_are_the_pipelines_own(adapter):
     """Images by the pipeline, S4SScheduler in it, against our loop from the same noise."""
     name, pipe, denoiser = adapter
     noise = denoiser.noise_schedule
-    table = classical.build("dpmpp_2m", noise, steps.build("logsnr", noise, 4))
+    table = registry.build("dpmpp_2m", noise, timesteps.build("logsnr", noise, 4))
     pipe.scheduler = S4SScheduler.from_tableau(table, pipe.scheduler.config)
     call = {"num_inference_steps": 4, "output_type": "np", "generator": torch.Generator().manual_seed(1)}
     x = torch.randn(2, *denoiser.sample_shape, generator=torch.Generator().manual_seed(1))
@@ -204,7 +206,7 @@ def test_an_old_flat_upload_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda f: (f / "model_index.json").unlink(), "holds no pipeline of diffusers"),
+        (lambda f: (f / "model_index.json").unlink(), "not a diffusers pipeline"),
         (
             lambda f: rewrite(f / "model_index.json", _class_name="DDPMPipelin"),
             "unknown pipeline 'DDPMPipelin': did you",
@@ -212,11 +214,11 @@ def test_an_old_flat_upload_is_read(tmp_path):
         (lambda f: rewrite(f / "model_index.json", _class_name=["pipeline", "Mine"]), "unknown pipeline"),
         (
             lambda f: rewrite(f / "model_index.json", unet=["my_code", "Net"]),
-            "its unet is of my_code, and only networks",
+            "its unet comes from my_code, but only networks",
         ),
         (lambda f: (f / "scheduler/scheduler_config.json").unlink(), "holds no scheduler_config.json"),
-        (lambda f: (f / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"PK"), "not a whole DDPMPipeline"),
-        (lambda f: (f / "unet/diffusion_pytorch_model.safetensors").unlink(), "not a whole DDPMPipeline"),
+        (lambda f: (f / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"PK"), "not a complete DDPMPipeline"),
+        (lambda f: (f / "unet/diffusion_pytorch_model.safetensors").unlink(), "not a complete DDPMPipeline"),
         (lambda f: rewrite(f / "scheduler/scheduler_config.json", prediction_type="eps"), "did you mean 'epsilon'"),
     ],
 )
@@ -232,24 +234,29 @@ def rewrite(path, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def test_a_missing_folder_and_unmade_embeddings_are_told(tmp_path, monkeypatch):
+def test_a_missing_folder_and_unmade_embeddings_are_told(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         models.load({"kind": "diffusers", "weights": str(tmp_path / "nowhere")})
-    monkeypatch.chdir(tmp_path)
     folder = pipes.saved(pipes.stable_diffusion(), tmp_path / "m")
-    with pytest.raises(UserError, match="conditions/prompts.safetensors: no such file; name your file of prompts"):
-        models.load({"kind": "diffusers", "weights": str(folder), "condition": "prompts"})
+    prompted = {"kind": "diffusers", "weights": str(folder), "condition": "prompts"}
+    with pytest.raises(UserError, match="prompts.safetensors: no such file; name your file of prompts"):
+        models.load(prompted | {"embeddings": str(tmp_path / "prompts.safetensors")})
+    with pytest.raises(UserError, match="`embeddings`"):
+        models.load(prompted)
+    write_tensors(tmp_path / "prompts.safetensors", {}, {"count": 0})  # of a run without prompts
+    with pytest.raises(UserError, match="prompts.safetensors: not a file of the stage prompts"):
+        models.load(prompted | {"embeddings": str(tmp_path / "prompts.safetensors")})
 
 
 def test_which_model_it_is(tmp_path):
     """The identity follows the files' content, wherever they lie, and the hub's commit if there is one."""
     folder = pipes.saved(pipes.unconditional()[0], tmp_path / "m")
-    params = {"kind": "diffusers", "weights": str(folder)}
-    first = models.identity(params)
+    settings = {"kind": "diffusers", "weights": str(folder)}
+    first = models.identity(settings)
     assert first["source"] == "m"
     folder.rename(tmp_path / "n")
-    moved = models.identity(params | {"weights": str(tmp_path / "n")})
+    moved = models.identity(settings | {"weights": str(tmp_path / "n")})
     assert moved["fingerprint"] == first["fingerprint"]
-    (tmp_path / "n" / models.ORIGIN).write_text('{"source": "google/x", "commit": "abc"}')
-    again = models.identity(params | {"weights": str(tmp_path / "n")})
+    (tmp_path / "n" / ORIGIN).write_text('{"source": "google/x", "commit": "abc"}')
+    again = models.identity(settings | {"weights": str(tmp_path / "n")})
     assert (again["source"], again["commit"]) == ("google/x", "abc")

@@ -1,4 +1,4 @@
-"""The commands in README.md and docs/ are run, as they stand there but for sizes, places and names."""
+"""The commands in README.md and docs/ are run as they are, except for sizes, places and names."""
 
 import json
 import re
@@ -9,27 +9,27 @@ import time
 from pathlib import Path
 
 import pytest
-from pipeline import ROOT, TINY, edit, ran, run
 from ruamel.yaml import YAML
+from support.pipeline import ROOT, TINY, edit, ran, run
 
-from s4spipe import params, presets
+from s4spipe.pipeline import params, presets, render
+from s4spipe.sampling.tableau import Tableau
 from s4spipe.scheduler import S4SScheduler
-from s4spipe.tableau import Tableau
 
-PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
+PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))}
 BLOCKS = {name: re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S) for name, text in PAGES.items()}
 IN_README = {line.split("#")[0].strip() for block in BLOCKS["README.md"] for line in block.splitlines()}
 
-# So that a command takes seconds and finds what it names; the rest of it is run as it stands.
+# So that a command takes seconds and finds what it names. The rest of it is run as it is.
 HERE = {
     "nfe=[3,4,5,6,8,10]": "nfe=[3,4]",
-    "'learned=[gs,ld3]'": "'learned=[gs]' -S 'nfe=[3]'",
-    "'searched=[gits]'": "'searched=[gits]' -S 'learned=[]'",
+    "'learned=[s4s_alt,gs,ld3]'": "'learned=[gs]' -S 'nfe=[3]'",
+    "'searched=[gits]'": "'searched=[gits]' -S 'learned=[s4s]'",
     "order=4": "order=2",
     "radius=0.01,0.02,0.05": "radius=0.01,0.05",
     "--nproc-per-node 8": "--nproc-per-node 2",
-    "s4s@5": "s4s@3",
-    "s4s_alt@5": "s4s_alt@3",
+    "learn@digits-s4s-5": "learn@digits-s4s-3",
+    "learn@digits-s4s_alt-5": "learn@digits-s4s_alt-3",
     "export s4s_alt 5": "export s4s_alt 3",
     "dvc repro -f train_digits": "dvc repro --dry -f train_digits",  # minutes
     "preset cifar10              #": "preset cifar10; git checkout -q params.yaml #",  # not the last of the page
@@ -62,7 +62,7 @@ def follow(page, place):
     said = []
     for block in BLOCKS[page]:
         lines = block.splitlines()
-        if page != "README.md":  # what README says too was run there
+        if page != "README.md":  # the commands of README were run there
             lines = [line for line in lines if line.split("#")[0].strip() not in IN_README]
         script = "\n".join(lines)
         for there, here in HERE.items():
@@ -75,35 +75,36 @@ def follow(page, place):
 
 @pytest.mark.slow
 def test_readme(place):
-    programs = re.findall(r"^```python\n(import.*?)^```", PAGES["README.md"] + PAGES["scheduler.md"], re.M | re.S)
+    text = PAGES["README.md"] + PAGES["docs/guide/scheduler.md"]
+    programs = re.findall(r"^```python\n(import.*?)^```", text, re.M | re.S)
     assert len(programs) == 2
     for program in programs:
         run(place, sys.executable, "-c", program)
     first, presets, experiments = follow("README.md", place)
     assert "gap closed by s4s_alt" in first
     assert ran(first) == set()
-    assert "params.yaml is now presets/cifar10.yaml" in presets
+    assert "params.yaml is now that of the preset cifar10" in presets
     assert experiments.count("Ran experiment") == 4
 
 
 @pytest.mark.slow
 def test_models(place):
     """And DVC takes every preset's parameters."""
-    assert "params.yaml is now presets/digits.yaml" in follow("models.md", place)[0]
+    assert "params.yaml is now that of the preset digits" in follow("docs/guide/models.md", place)[0]
     for name in presets.names():
-        (place / "params.yaml").write_text((ROOT / f"presets/{name}.yaml").read_text())
+        (place / "params.yaml").write_text(render.params_yaml(presets.read(name)[0]))
         stages = run(place, "dvc", "status", "report")
         assert "report" in stages or "up to date" in stages
 
 
 @pytest.mark.slow
 def test_sweeping(place):
-    """And: four queued experiments in two workers give what they give one by one, on the code that was put there with
-    them, and nobody makes the pairs again."""
-    one, queued, shown, compared = follow("sweeping.md", place)
+    """Also: four queued experiments in two workers give the same as one by one, on the code that was queued with them,
+    and none makes the pairs again."""
+    one, queued, shown, compared = follow("docs/guide/sweeping.md", place)
     assert one.count("Queued experiment") == 2
     assert queued.count("Queued experiment") == 4
-    spoilt = place / "s4spipe/distill/learn.py"
+    spoilt = place / "stages/learn.py"
     code = spoilt.read_text()
     spoilt.write_text("raise SystemExit('the code of the workspace')")
     settle(place)
@@ -112,20 +113,19 @@ def test_sweeping(place):
     assert len(logs) == 2 + 4
     for log in logs:
         assert "teacher_pairs" not in ran(log)
-    learned = [ran(log) & {"fit_s4s@3", "refine_s4s_alt@3"} for log in logs]
-    assert sorted(map(len, learned)) == [0, *[1] * 5]  # order 3 and seed 0 are the parameters as they are
+    learned = [ran(log) & {"learn@digits-s4s-3", "learn@digits-s4s_alt-3"} for log in logs]
+    assert list(map(len, learned)) == [1] * 6
     found = {}
     for row in shown_experiments(place):
-        if row["s4s.radius"] == "0.02":
-            found[row["s4s_alt.order"], row["s4s_alt.seed"]] = row["Experiment"]
+        if row["learners.s4s_alt.order"].isdigit():  # of the second sweep
+            found[row["learners.s4s_alt.order"], row["learners.s4s_alt.seed"]] = row["Experiment"]
     for (order, seed), name in found.items():
-        edit(place, s4s_alt={"order": int(order), "seed": int(seed)})
-        run(place, "dvc", "repro", "-q", "refine_s4s_alt@3")
+        edit(place, learners={"s4s_alt": {"order": int(order), "seed": int(seed)}})
+        run(place, "dvc", "repro", "-q", "learn@digits-s4s_alt-3")
         ours, theirs = ((place / "dvc.lock").read_text(), committed(place, name, "dvc.lock"))
         assert learned_solver(ours) == learned_solver(theirs)
-        measured = json.loads(committed(place, name, "solvers/s4s_alt/3.json"))
-        measured["meta"].pop("measured")
-        assert measured == json.loads((place / "fits/s4s_alt/3.json").read_text())
+        solver = "runs/digits/solvers/s4s_alt-3/solver.json"
+        assert committed(place, name, solver) == (place / solver).read_text()
     assert len(found) == 4
     assert "s4s_alt-3" in shown
     table = [line for line in shown.splitlines() if line.startswith("  ")]
@@ -165,74 +165,79 @@ def committed(place, name, path):
 
 def learned_solver(lock):
     """The hashes of what S4S-Alt's learning left."""
-    return [out["md5"] for out in YAML(typ="safe").load(lock)["stages"]["refine_s4s_alt@3"]["outs"]]
+    return [out["md5"] for out in YAML(typ="safe").load(lock)["stages"]["learn@digits-s4s_alt-3"]["outs"]]
 
 
 @pytest.mark.slow
 def test_several_gpus(place):
-    _, launched, side_by_side = follow("several_gpus.md", place)
+    _, launched, side_by_side = follow("docs/guide/several_gpus.md", place)
     assert "torchrun" in str(launched)
-    assert "fit_s4s@3" in ran(launched)
+    assert "learn@digits-s4s-3" in ran(launched)
     assert side_by_side.count("didn't change, skipping") >= 2
 
 
 @pytest.mark.slow
 def test_sharing(place, tmp_path):
-    """And: a clone without a pull fetches what a changed evaluation needs and runs it alone; after a pull, nothing."""
-    follow("sharing.md", place)
+    """Also: a clone without a pull fetches what a changed evaluation needs and runs it alone; after a pull, nothing."""
+    follow("docs/guide/sharing.md", place)
     run(place, "git", "push", "-q")
     bare = tmp_path / "origin"
     run(tmp_path, "git", "clone", "-q", bare, "clone")
     clone = tmp_path / "clone"
     assert ran(run(clone, "dvc", "repro", "--allow-missing", "--dry")) == set()
     edit(clone, fid={"count": 80})
-    evaluations = {"evaluate_fid_teacher", "evaluate_fid@ddim-3"}
-    evaluations |= {f"evaluate_fid_learned@{solver}-3" for solver in ("s4s", "s4s_alt", "free")}
-    assert ran(run(clone, "dvc", "repro", "--pull", "--allow-missing")) == {*evaluations, "report"}
-    assert (clone / "samples/ddim-3.npy").exists()
-    assert not (clone / "pairs").exists()
+    evaluations = {"evaluate_teacher@digits-teacher-6", "evaluate@digits-ddim-3", "evaluate_refined@digits-free-3"}
+    evaluations |= {f"evaluate_learned@digits-{solver}-3" for solver in ("s4s", "s4s_alt")}
+    assert ran(run(clone, "dvc", "repro", "--pull", "--allow-missing")) == {*evaluations, "report@digits"}
+    assert (clone / "runs/digits/samples/ddim-3/images.npy").exists()
+    assert not (clone / "runs/digits/pairs").exists()
     run(clone, "git", "checkout", "-q", ".")
     run(clone, "dvc", "pull", "-q")
     assert ran(run(clone, "dvc", "repro")) == set()
-    assert (clone / "pairs").exists()
+    assert (clone / "runs/digits/pairs").exists()
 
     run(tmp_path, "git", "init", "-q", "elsewhere")  # another project, and empty
     elsewhere = tmp_path / "elsewhere"
-    run(elsewhere, "dvc", "get", bare, "solvers/s4s_alt/3.json", "-o", "by_path.json")
+    solver = "runs/digits/solvers/s4s_alt-{}/solver.json"
+    run(elsewhere, "dvc", "get", bare, solver.format(3), "-o", "by_path.json")
     run(elsewhere, "dvc", "artifacts", "get", bare, "s4s-alt-5", "-o", "by_name.json")
     assert S4SScheduler.from_tableau(elsewhere / "by_name.json").nfe == 5
     assert S4SScheduler.from_tableau(elsewhere / "by_path.json").nfe == 3
-    straight = S4SScheduler.from_tableau("solvers/s4s_alt/5.json", repo=str(bare), rev="s4s-alt-5@v1.0.0")
+    straight = S4SScheduler.from_tableau(solver.format(5), repo=str(bare), rev="s4s-alt-5@v1.0.0")
     assert straight.tableau.to_dict() == Tableau.load(elsewhere / "by_name.json").to_dict()
-    meta = Tableau.load(elsewhere / "by_path.json").meta
-    fid = json.loads((place / "results/fid.json").read_text())["s4s_alt-3"]
-    assert meta["measured"]["fid"] == fid
-    assert meta["measured"]["samples"] == TINY["sample"]["count"]
-    assert {"model", "pairs", "params", "s4spipe"} <= set(meta)
+    assert {"model", "pairs", "params", "s4spipe"} <= set(Tableau.load(elsewhere / "by_path.json").meta)
+    fid = json.loads((place / "runs/digits/report/fid.json").read_text())["s4s_alt-3"]
+    shown = run(place, "s4spipe", "show", solver.format(3))
+    assert f"fid: {fid}" in shown
+    assert f"samples: {TINY['sample']['count']}" in shown
 
 
-def test_every_page_with_blocks_is_followed():
+def test_every_page_with_commands_of_its_own_is_followed():
     tests = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
-    assert {Path(name).stem.lower() for name, blocks in BLOCKS.items() if blocks} <= tests
+    own = {name for name, blocks in BLOCKS.items() for block in blocks for line in block.splitlines()
+           if name == "README.md" or line.split("#")[0].strip() not in IN_README}  # fmt: skip
+    assert {Path(name).stem.lower() for name in own} <= tests
 
 
 def inline():
+    """Commands, and arguments of `dvc exp run`, in the text; lists of several values are for a queue."""
     for name, text in PAGES.items():
         prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
         for code in re.findall(r"`([^`\n]+)`", prose):
-            if re.match(r"(dvc exp run|dvc repro|python -m|s4spipe) \S", code) and "..." not in code:
+            known = re.match(r"(dvc exp run|dvc repro|dvc commit|python -m|s4spipe|-S) \S", code)
+            if known and "..." not in code and "],[" not in code:
                 yield pytest.param(code, id=f"{name}: {code}")
 
 
 @pytest.mark.parametrize("command", list(inline()))
-def test_commands_between_the_lines_name_what_is_there(command, tmp_path):
-    """They take hours, or make every number again; but their parameters, stages and modules are the project's."""
+def test_commands_in_the_text_name_what_is_there(command, tmp_path):
+    """They take hours, or make every number again, so they are not run. Their parameters, stages and modules exist."""
     words = [word for word in shlex.split(command) if word != "\\"]
     if words[:2] == ["python", "-m"]:
         assert (ROOT / f"{words[2].replace('.', '/')}.py").exists()
         return
     if words[0] == "s4spipe":
-        from s4spipe.cli import main
+        from s4spipe.commands.cli import main
 
         assert words[1] in main.commands
         return
@@ -240,14 +245,15 @@ def test_commands_between_the_lines_name_what_is_there(command, tmp_path):
     for option, value in zip(words, words[1:], strict=False):
         if option == "-S":
             key, _, given = value.partition("=")
-            *blocks, last = key.split(".")
+            *blocks, last = key.removeprefix("++").split(".")
             block = settings
             for name in blocks:
                 block = block[name]
-            assert last in block
+            assert key.startswith("++") or last in block  # DVC sets no new key without ++
             block[last] = YAML(typ="safe").load(given)
     YAML(typ="safe").dump(settings, tmp_path / "params.yaml")
     params.load(tmp_path / "params.yaml")
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-    for word in words[3:]:
-        assert word.startswith("-") or "=" in word or word.split("@")[0] in stages
+    if words[0] == "dvc" and words[1] != "exp":
+        targets = [word for word in words[2:] if not word.startswith("-")]
+        assert {target.split("@")[0] for target in targets} <= set(stages) | {"STAGE"}

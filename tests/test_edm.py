@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems import NOISES
 from safetensors.torch import load_file
+from support.problems import NOISES
 
-from s4spipe import classical, models, steps
-from s4spipe.errors import UserError
+from s4spipe import models
 from s4spipe.models import edm
-from s4spipe.models.edm.unet import Preconditioned
-from s4spipe.sampling import sample
+from s4spipe.models.edm import Preconditioned
+from s4spipe.runtime.errors import UserError
+from s4spipe.sampling.loop import sample
+from s4spipe.solvers import registry, timesteps
 
 FIXTURES = Path(os.environ.get("S4SPIPE_EDM_FIXTURES", Path(__file__).parent.parent.parent / "shared/edm_fixtures"))
 NETWORKS = {
@@ -133,7 +134,7 @@ def test_its_denoiser_samples(edm_library, tmp_path):
     net, kwargs = network("adm")
     (tmp_path / "edm.pkl").write_bytes(written(net, kwargs, edm_library))
     denoiser, noise = load(tmp_path / "edm.pkl"), NOISES["ve"]
-    table = classical.build("parallel_midpoints", noise, steps.build("edm", noise, 2), nfe=6)
+    table = registry.build("parallel_midpoints", noise, timesteps.build("edm", noise, 2), nfe=6)
     x_T = noise.sigma_T * torch.randn(2, 3, 8, 8)
     for condition in (None, torch.tensor([1, 2])):
         assert sample(denoiser, table, x_T, condition).isfinite().all()
@@ -170,7 +171,7 @@ def test_a_storage_within_is_no_way_in(edm_library, tmp_path, monkeypatch):
     inner = io.BytesIO()
     torch.save(Hostile(os.system, "touch hacked"), inner, _use_new_zipfile_serialization=False)
     Path("edm.pkl").write_bytes(pickle.dumps({"ema": Hostile(torch.storage._load_from_bytes, inner.getvalue())}))
-    with pytest.raises(UserError, match="not a whole EDM checkpoint"):
+    with pytest.raises(UserError, match="not a complete EDM checkpoint"):
         load("edm.pkl")
     assert [path.name for path in tmp_path.iterdir()] == ["edm.pkl"]
 
@@ -181,7 +182,7 @@ def test_other_files_are_told(edm_library, tmp_path):
     path = tmp_path / "edm.pkl"
     for content in (data[: len(data) // 2], b"", pickle.dumps({"net": 1}), pickle.dumps([1])):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"edm.pkl: not a whole EDM checkpoint"):
+        with pytest.raises(UserError, match=r"edm.pkl: not a complete EDM checkpoint"):
             load(path)
     with pytest.raises(UserError, match="no such file"):
         load(tmp_path / "absent.pkl")
@@ -195,7 +196,9 @@ def test_other_files_are_told(edm_library, tmp_path):
         ("EDMPrecon", {}, "unknown preconditioning 'EDMPrecon': did you mean 'EDMPrecond'"),
         ("EDMPrecond", {"model_type": "SongUnet"}, "unknown network 'SongUnet': did you mean 'SongUNet'"),
         ("EDMPrecond", {"model_type": "SongUNet", "encoder_type": "skipped"}, "did you mean 'skip'"),
-        ("EDMPrecond", {"model_type": "SongUNet", "depth": 3}, "unexpected keyword argument 'depth'"),
+        ("EDMPrecond", {"model_type": "SongUNet", "depth": 3}, "SongUNet has no argument 'depth'"),
+        ("VEPrecond", {"sigma_data": 0.5}, "SongUNet has no argument 'sigma_data'"),
+        ("EDMPrecond", {"encoder_type": "skip"}, "DhariwalUNet has no argument 'encoder_type'"),
     ],
 )
 def test_an_unknown_network_is_told(precond, change, says):

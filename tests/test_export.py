@@ -1,7 +1,6 @@
 """A solver as a folder for a hub, and solvers that come from elsewhere."""
 
 import json
-import pipes
 import subprocess
 import sys
 import warnings
@@ -9,29 +8,21 @@ import warnings
 import pytest
 import torch
 from click.testing import CliRunner
-from pipeline import ROOT, edit
-from problems import NOISES
 from ruamel.yaml import YAML
+from support import finished, pipes
+from support.pipeline import ROOT
+from support.problems import NOISES
 
-from s4spipe import classical, models, steps
-from s4spipe.cli import main
-from s4spipe.errors import UserError
-from s4spipe.sampling import sample
+from s4spipe import models
+from s4spipe.commands.cli import main
+from s4spipe.pipeline.layout import Cell
+from s4spipe.pipeline.schema import USUAL
+from s4spipe.runtime.errors import UserError
+from s4spipe.sampling.loop import sample
 from s4spipe.scheduler import S4SScheduler
+from s4spipe.solvers import registry, timesteps
 
 SD = NOISES["vp_discrete"]
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A project after a run, as far as an export looks at it."""
-    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    cells = {"nfe": 4, "network_calls": 8, "fid": 1.25, "teacher_distance": 0.5}
-    (tmp_path / "results").mkdir()
-    metrics = {"teacher": {"nfe20": cells | {"nfe": 20}}, "ipndm": {"nfe4": cells}, "s4s": {"nfe5": cells}}
-    (tmp_path / "results/metrics.json").write_text(json.dumps(metrics))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def call(*arguments, code=0):
@@ -40,50 +31,56 @@ def call(*arguments, code=0):
     return result.output
 
 
-def test_a_solver_of_a_pipeline_is_exported_and_runs_from_its_folder(project):
+def test_a_solver_of_a_pipeline_is_exported_and_runs_from_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    pipe = pipes.saved(pipes.stable_diffusion(), project / "models/sd")
-    origin = {"source": "someone/sd", "commit": "abc123"}
-    (pipe / "s4spipe.json").write_text(json.dumps(origin))
-    solvers = dict.fromkeys(YAML(typ="safe").load(project / "params.yaml")["classical"], "logsnr")
-    edit(project, model={"kind": "diffusers", "weights": "models/sd", "condition": "prompts", "guidance": 3.0},
-         prompts="p.txt", classical_steps=solvers)  # fmt: skip
+    pipe = pipes.saved(pipes.stable_diffusion(), tmp_path / "models/sd")
+    (pipe / "s4spipe.json").write_text(json.dumps({"source": "someone/sd", "commit": "abc123"}))
+    run = finished.make(
+        tmp_path, SD, nfe=[4], classical=["ipndm", "ddim_afs"], learned=[], refined=[], prompts="p.txt",
+        classical_schedules={**dict.fromkeys(USUAL, "logsnr"), "ddim_afs": "logsnr"},
+        model={"name": "sd", "kind": "diffusers", "weights": "models/sd", "condition": "prompts", "guidance": 3.0},
+    )  # fmt: skip
     identity = models.identity({"kind": "diffusers", "weights": "models/sd"})
-    meta = {"family": "lms", "model": identity, "params": {"init": "ipndm", "order": 3}}
-    table = classical.build("ipndm", SD, steps.build("logsnr", SD, 4), meta)
-    table.save("solvers/ipndm/4.json")
+    meta = {"family": "lms", "solver": "ipndm", "model": identity, "params": {"order": 3}}
+    table = registry.build("ipndm", SD, timesteps.build("logsnr", SD, 4), meta)
+    table.save(run.places.table(Cell("ipndm", 4)))
     said = call("ipndm", "4", "out")
     assert {line.split("/")[-1] for line in said.split()} == {"README.md", "scheduler_config.json", "solver.json"}
-    card = (project / "out/README.md").read_text()
+    card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
     front = YAML(typ="safe").load(card.split("---")[1])
     assert front["base_model"] == "someone/sd"
-    for part in ("commit abc123", identity["fingerprint"], "| ipndm | 4 | 8 | 1.250 | 0.5000 |", "| teacher | 20 |",
-                 "order: 3", "S4SScheduler.from_tableau", "guidance 3"):  # fmt: skip
+    for part in ("commit abc123", identity["fingerprint"], "| ipndm | 4 | 4 | 2.000 | 0.5000 |", "| teacher | 20 |",
+                 "order: 3", "S4SScheduler.from_tableau", "guidance scale 3", "12,345 samples"):  # fmt: skip
         assert part in card
     for loaded in (S4SScheduler.from_tableau("out"), S4SScheduler.from_pretrained("out")):
         assert loaded.tableau.to_dict() == table.to_dict()
         assert (loaded.config.prediction_type, loaded.nfe) == ("epsilon", 4)
-    assert "is there already" in call("ipndm", "4", "out", code=1)
-    assert "has no ipndm of 5 evaluations" in call_after_copy(project)
+    assert "exists already" in call("ipndm", "4", "out", code=1)
+    assert "did you mean 'ipndm-4'" in call("ipndm", "5", "other", code=1)
+    (pipe / "scheduler/scheduler_config.json").unlink()
+    assert "scheduler_config.json" in call("ipndm", "4", "other", code=1)
+    assert not [path for path in tmp_path.iterdir() if "other" in path.name]
+    call("ddim_afs", "4", "afs")  # no pipeline begins with a step without the network
+    assert {path.name for path in (tmp_path / "afs").iterdir()} == {"README.md", "solver.json"}
 
 
-def call_after_copy(project):
-    (project / "solvers/ipndm/5.json").write_text((project / "solvers/ipndm/4.json").read_text())
-    said = call("ipndm", "5", "other", code=1)
-    assert not (project / "other").exists()
-    return said
-
-
-def test_a_solver_that_no_pipeline_can_run_is_exported_without_a_scheduler(project):
-    noise = NOISES["ve"]
-    classical.build("ipndm", noise, steps.build("edm", noise, 5), {"steps": "edm"}).save("solvers/s4s/5.json")
+def test_a_solver_that_no_pipeline_can_run_is_exported_with_code_that_runs_it(tmp_path, monkeypatch):
+    finished.make(tmp_path)
+    monkeypatch.chdir(tmp_path)
     call("s4s", "5", "out")
-    assert {path.name for path in (project / "out").iterdir()} == {"README.md", "solver.json"}
-    assert "Tableau.load" in (project / "out/README.md").read_text()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"README.md", "solver.json"}
+    card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    code = card.split("```python\n")[1].split("```")[0]
+    code = code.replace("path/to/weights", str(ROOT / "models/digits.safetensors"))
+    monkeypatch.chdir(tmp_path / "out")
+    names = {}
+    exec(code, names)
+    assert names["x_0"].shape == (16, 1, 8, 8)
 
 
 def test_a_solver_comes_from_another_project(tmp_path):
-    table = classical.build("ipndm", SD, steps.build("logsnr", SD, 4))
+    table = registry.build("ipndm", SD, timesteps.build("logsnr", SD, 4))
     table.save(tmp_path / "solver.json")
     (tmp_path / "broken.json").write_text("{")
     dvc = f"{sys.executable} -m dvc"
@@ -115,6 +112,6 @@ def test_a_solver_on_another_model_is_warned_of():
     for made_for in ({}, {"model": own}, {"model": "hand-made"}, {"model": {"source": "x"}}):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            sample(denoiser, classical.build("ddim", noise, steps.build("edm", noise, 2), made_for), 80 * x)
+            sample(denoiser, registry.build("ddim", noise, timesteps.build("edm", noise, 2), made_for), 80 * x)
     with pytest.warns(UserWarning, match=r"was learned for other \(0{16}\), and runs on digits.safetensors"):
-        sample(denoiser, classical.build("ddim", noise, steps.build("edm", noise, 2), {"model": other}), 80 * x)
+        sample(denoiser, registry.build("ddim", noise, timesteps.build("edm", noise, 2), {"model": other}), 80 * x)

@@ -1,31 +1,24 @@
+import json
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import NOISES, Gaussian, noises, wavy
+from support.problems import NOISES, Gaussian, noises, wavy
 
-from s4spipe import classical, steps
-from s4spipe.errors import UserError
-from s4spipe.families import FAMILIES, GS, LMS, SS, Times, late
+from s4spipe.learning import families
+from s4spipe.learning.families import FAMILIES, GS, LMS, SS, Times
+from s4spipe.learning.task import TIMES, kind
 from s4spipe.noise import VE, Flow
-from s4spipe.sampling import sample
-from s4spipe.tableau import Tableau
+from s4spipe.runtime.errors import UserError
+from s4spipe.sampling.loop import sample
+from s4spipe.sampling.tableau import Tableau
+from s4spipe.solvers import registry, timesteps
 
 # family -> the solvers it can start from
 STARTS = {
-    "lms": [
-        "ddim",
-        "euler",
-        "dpmpp_2m",
-        "dpmpp_3m",
-        "ipndm",
-        "deis_tab",
-        "deis_rhoab",
-        "deis_log",
-        "unip_bh2",
-        "dpm_3m",
-        "ipndm_afs",
-    ],
+    "lms": ["ddim", "euler", "dpmpp_2m", "dpmpp_3m", "ipndm", "deis_tab", "deis_rhoab", "deis_log", "unip_bh2",
+            "dpm_3m", "ipndm_afs"],
     "pc": ["unipc_bh1", "unipc_bh2", "unipc_bh1_2", "unipc_bh2_eps", "unipc_bh2_afs"],
     "dss": ["euler", "ddim", "euler_afs"],
     "ss": ["dpm_2s", "dpm_3s", "dpmpp_2s", "dpm_2s_afs"],
@@ -34,17 +27,27 @@ STARTS = {
     "bns": ["ddim", "unipc_bh2", "ipndm", "heun", "dpm_3s", "ipndm_afs"],
     "fixed": ["unipc_bh2", "dpmpp_3m", "dpm_2s", "ipndm", "ipndm_afs"],
     "free": ["ddim", "unipc_bh2", "dpmpp_3m", "ipndm_afs"],
-}
+}  # fmt: skip
 CASES = [(family, init) for family, starts in STARTS.items() for init in starts]
 # Solvers whose network times are not their steps': an unrestricted table cannot learn times with them.
 FIXED_TIMES = {("bns", "heun"), ("bns", "dpm_3s"), ("bns", "ipndm_afs")}
 TIMELESS = {*FIXED_TIMES, *(case for case in CASES if case[0] == "free")}  # no learned schedule
 
 
-def build(family, init, noise, nfe, schedule="logsnr", learn_times=False, order=3, consistent=False):
-    t = steps.build(schedule, noise, len(classical.costs(init, nfe)))
-    times = Times(noise, t) if learn_times else None
-    return FAMILIES[family](init, noise, t, nfe, order, times, consistent), t
+def build(family, init, noise, nfe, schedule="logsnr", learn_times=False, order=3, **switches):
+    """The family and the classical solver that it starts at. Of the switches, those that the family has."""
+    start = registry.make(init, schedule, noise, nfe)
+    times = Times(noise, start.t) if learn_times else None
+    own = {name: on for name, on in switches.items() if name in FAMILIES[family].options}
+    return families.make(family, start, times, order=order, **own), start
+
+
+def shaken(student, by=0.1, seed=7):
+    """With all its parameters moved."""
+    with torch.no_grad():
+        for p in student.parameters():
+            p += by * noises(p.numel(), 1, seed=seed).view_as(p)
+    return student
 
 
 def test_every_family_is_tested():
@@ -57,13 +60,13 @@ def test_every_family_is_tested():
 def test_untouched_it_is_the_classical_solver(family, init, key, learn_times):
     """PC is UniPC with its corrector, SS DPM-Solver-2S and -3S, DSS Euler, GS DPM-Solver++(3M)."""
     if learn_times and (family, init) in FIXED_TIMES:
-        with pytest.raises(UserError, match="other network times than the steps', which learned times need"):
+        with pytest.raises(UserError, match=f"'{init}'.*network times"):
             build(family, init, NOISES[key], 4, learn_times=True)
         return
     noise = NOISES[key]
     for nfe, schedule in ((3, "time_uniform"), (4, "logsnr"), (5, "time_quadratic"), (10, "edm")):
-        student, t = build(family, init, noise, nfe, schedule, learn_times, consistent=nfe == 5)
-        learned, known = student(), classical.build(init, noise, t, nfe=nfe)
+        student, known = build(family, init, noise, nfe, schedule, learn_times, consistent=nfe == 5)
+        learned = student()
         assert learned.nfe == student.nfe == nfe
         for entry in ("t", "t_c", "c_0", "c", "W"):
             a, b = getattr(learned, entry), getattr(known, entry)
@@ -111,12 +114,10 @@ CONSISTENT = [c for c in CASES if c[0] in ("lms", "pc", "dss", "ss", "epd") and 
 @pytest.mark.parametrize(("family", "init"), CONSISTENT)
 def test_consistent_rows_keep_the_sum(family, init):
     """So a denoiser that is constant is solved exactly, whatever is learned (Euler in t on VE: its form is noise's)."""
-    student, t = build(family, init, VE(), 6, "edm", consistent=True)
-    with torch.no_grad():
-        for p in student.parameters():
-            p += noises(p.numel(), 1, seed=5).view_as(p)
+    student, start = build(family, init, VE(), 6, "edm", consistent=True)
+    shaken(student, by=1, seed=5)
     x_T = noises(scale=80.0)
-    exact = 0.7 + t[-1] * (x_T - 0.7) / t[0]
+    exact = 0.7 + start.t[-1] * (x_T - 0.7) / start.t[0]
     y = sample(lambda x, t, c: torch.full_like(x, 0.7), student(), x_T)
     torch.testing.assert_close(y, exact, rtol=1e-9, atol=1e-9)
 
@@ -124,10 +125,7 @@ def test_consistent_rows_keep_the_sum(family, init):
 @pytest.mark.parametrize(("family", "init"), CASES)
 def test_its_file_is_small_and_loads_to_the_same_solver(family, init, tmp_path):
     student, _ = build(family, init, VE(), 10, learn_times=(family, init) not in TIMELESS)
-    with torch.no_grad():
-        for p in student.parameters():
-            p += 0.1 * noises(p.numel(), 1, seed=7).view_as(p)
-    table = student("any", {"family": family, **student.table()})
+    table = shaken(student)("any", {"family": family, **student.metadata()})
     table.save(tmp_path / "a.json")
     again = Tableau.load(tmp_path / "a.json")
     again.save(tmp_path / "b.json")
@@ -135,30 +133,6 @@ def test_its_file_is_small_and_loads_to_the_same_solver(family, init, tmp_path):
     assert (tmp_path / "a.json").stat().st_size < 20_000
     x_T = noises(scale=80.0)
     assert torch.equal(*(sample(lambda x, t, c: wavy(x, t), solver, x_T) for solver in (table, again)))
-
-
-@pytest.mark.parametrize("key", NOISES)
-def test_a_start_that_crosses_no_share_is_the_classical_solver(key):
-    noise = NOISES[key]
-    t = steps.build("edm", noise, 4)
-    table, known = late("dpmpp_3m", noise, t, 0.0), classical.build("dpmpp_3m", noise, t)
-    for entry in ("t", "t_c", "c_0", "c", "W"):
-        a, b = getattr(table, entry), getattr(known, entry)
-        assert (a - b).abs().max() <= 1e-9 * b.abs().max().clamp(min=1), entry
-
-
-@pytest.mark.parametrize("key", NOISES)
-@pytest.mark.parametrize("share", [0.1, 0.4])
-def test_what_a_start_crosses_is_a_step_of_ddim_that_predicts_nothing(key, share):
-    """So with a denoiser of 0 it ends where the classical solver does, and its evaluations are made after the share."""
-    noise = NOISES[key]
-    t = steps.build("logsnr", noise, 4)
-    table, x_T = late("dpmpp_3m", noise, t, share), noises(2, scale=noise.sigma_T)
-    nothing, crossed = (lambda x, t, c: torch.zeros_like(x)), noise.lambda_(table.t_c[0]) - noise.lambda_(t[0])
-    known = sample(nothing, classical.build("dpmpp_3m", noise, t), x_T)
-    torch.testing.assert_close(sample(nothing, table, x_T), known, rtol=1e-9, atol=1e-12)
-    assert crossed.item() == pytest.approx(share * (noise.lambda_(t[-1]) - noise.lambda_(t[0])).item())
-    assert table.t[-1] == t[-1]
 
 
 def test_network_times_of_a_free_table_stay_within_the_noises():
@@ -174,37 +148,33 @@ def test_network_times_of_a_free_table_stay_within_the_noises():
 
 def test_the_middle_points_of_epd_run_side_by_side():
     student, _ = build("epd", "parallel_midpoints", VE(), 6)
-    with torch.no_grad():
-        student.u += 0.1
-    table = student()
+    table = shaken(student)()
     assert (table.nfe, table.depth) == (6, 4)
 
 
 def test_the_number_of_parameters_is_the_papers():
-    t = steps.build("edm", VE(), 5)
+    t = timesteps.build("edm", VE(), 5)
     assert LMS("ipndm", VE(), t, 3).parameter_count == 12
     assert LMS("ipndm", VE(), t, 3, consistent=True).parameter_count == 7
     assert LMS("euler", VE(), t, None, consistent=True).parameter_count == 10  # DSS: c_ij, j < i
     assert GS("dpmpp_3m", VE(), t).parameter_count == 30
-    assert SS("dpm_2s", VE(), steps.build("edm", VE(), 3), 5).parameter_count == 2 * (3 + 1) + 1
+    assert SS("dpm_2s", VE(), timesteps.build("edm", VE(), 3), 5).parameter_count == 2 * (3 + 1) + 1
 
 
 @pytest.mark.parametrize(("family", "init", "count"), [("lms", "ipndm", 3), ("pc", "unipc_bh2", 7)])
 def test_shared_corrections_are_the_same_for_all_steps(family, init, count):
-    t = steps.build("edm", VE(), 5)
-    student = FAMILIES[family](init, VE(), t, 5, 3, None, False, True)
-    known = classical.build(init, VE(), t)
+    student, known = build(family, init, VE(), 5, "edm", shared=True)
     torch.testing.assert_close(student().W, known.W, rtol=1e-12, atol=1e-12)
     assert student.parameter_count == count
     with torch.no_grad():
-        student.u += torch.tensor([0.1, -0.2, 0.3])
-    added = student.b - student.b_start
+        student.of_b.u += torch.tensor([0.1, -0.2, 0.3])
+    added = student.b - student.of_b.start
     assert torch.equal(added[2:], added[2].expand(3, 3))
     torch.testing.assert_close(added[0], torch.tensor([0.1, 0.0, 0.0]).double())
 
 
 def test_gaussian_coefficients_are_normal_and_the_seeds_own():
-    t = steps.build("edm", VE(), 10)
+    t = timesteps.build("edm", VE(), 10)
     drawn = []
     for seed in (0, 0, 1):
         student = LMS("ipndm", VE(), t, 3)
@@ -221,7 +191,7 @@ def test_gaussian_coefficients_are_normal_and_the_seeds_own():
 @given(values=st.lists(st.floats(-5, 5), min_size=12, max_size=12))
 def test_any_parameters_give_a_valid_schedule(values):
     noise = VE()
-    times = Times(noise, steps.build("logsnr", noise, 5))
+    times = Times(noise, timesteps.build("logsnr", noise, 5))
     with torch.no_grad():
         times.xi += torch.tensor(values[:6])
         times.xi_c += torch.tensor(values[6:11])
@@ -237,27 +207,87 @@ def test_any_parameters_give_a_valid_schedule(values):
 def test_any_nodes_stay_within_their_step(values):
     student, _ = build("ss", "dpm_3s", VE(), 5)
     with torch.no_grad():
-        student.nodes += torch.tensor(values)
+        student.of_r[0] += torch.tensor(values)
     r = torch.cat(student.learned().r)
     assert ((r > 0) & (r < 1)).all()
 
 
+@pytest.mark.parametrize(("family", "init"), CASES)
+def test_metadata_is_the_coefficients_and_where_they_started(family, init):
+    student, start = build(family, init, VE(), 4)
+    before = json.loads(json.dumps(student.metadata()))
+    after = json.loads(json.dumps(shaken(student).metadata()))
+    assert set(before) == set(after)
+    assert all(after[key] == value for key, value in before.items() if key.endswith("_start"))
+    if isinstance(student, LMS):
+        known = registry.coefficients(init, VE(), start.t)
+        torch.testing.assert_close(torch.tensor(before["b_start"]).double()[:, : known.b.shape[1]], known.b[:, :3])
+        assert before["b"] == before["b_start"] != after["b"]
+        assert student.b.tolist() == after["b"]
+        assert ("corrector" in after) == (known.corrector is not None)
+
+
+@pytest.mark.parametrize(("family", "init"), CASES)
+def test_coefficients_come_before_times_among_the_parameters(family, init):
+    learn_times = (family, init) not in TIMELESS
+    student, _ = build(family, init, VE(), 4, learn_times=learn_times)
+    kinds = [kind(name) for name, _ in student.named_parameters()]
+    assert kinds == sorted(kinds)
+    assert (TIMES in kinds) == learn_times
+
+
 MISTAKES = [
-    ("lms", "ipndm", {"order": 0}, "order must be between 1 and the NFE"),
-    ("lms", "ipndm", {"order": 6}, r"order must be between 1 and the NFE \(5\), got 6"),
-    ("lms", "dpmpp_3m", {"order": 2}, "looks back further than order 2"),
-    ("lms", "unipc_bh2", {}, "has a corrector.* has not: use one of adams_bashforth, ddim"),
-    ("pc", "ipndm", {}, "has no corrector.* use one of unipc_bh1"),
-    ("lms", "ipmdn", {}, "did you mean 'ipndm'"),
-    ("lms", "dpm_2s", {}, "no multistep method"),
-    ("ss", "ipndm", {}, "no exponential single-step method"),
-    ("epd", "dpm_3s", {}, "middle points that need one another"),
-    ("gs", "ipndm", {}, "data form"),
-    ("fixed", "heun", {}, "neither a multistep nor"),
+    ("lms", "ipndm", {"order": 0}, "order .*got 0"),
+    ("lms", "ipndm", {"order": 6}, r"order .*\(5\), got 6"),
+    ("lms", "dpmpp_3m", {"order": 2}, "'dpmpp_3m'.* order 2"),
+    ("lms", "unipc_bh2", {}, "'unipc_bh2'.* corrector.* adams_bashforth, ddim"),
+    ("pc", "ipndm", {}, "'ipndm'.* corrector.* unipc_bh1"),
+    ("lms", "ipmdn", {}, "'ipndm'"),
+    ("lms", "dpm_2s", {}, "'dpm_2s'.* ss"),
+    ("ss", "ipndm", {}, "'ipndm'.* dpm_2s"),
+    ("epd", "dpm_3s", {}, "'dpm_3s'.* parallel_midpoints"),
+    ("gs", "ipndm", {}, "'ipndm'.* dpmpp_3m"),
+    ("fixed", "heun", {}, "heun"),
 ]
 
 
-@pytest.mark.parametrize(("family", "init", "change", "says"), MISTAKES)
-def test_mistakes_are_told(family, init, change, says):
-    with pytest.raises(UserError, match=says):
+@pytest.mark.parametrize(("family", "init", "change", "field"), MISTAKES)
+def test_mistakes_are_told(family, init, change, field):
+    with pytest.raises(UserError, match=field):
         build(family, init, VE(), 5, **change)
+
+
+# -- The registry -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("switch", ["consistent", "shared"])
+@pytest.mark.parametrize("family", STARTS)
+def test_a_family_takes_its_own_switches_and_refuses_the_others_by_name(family, switch):
+    start = registry.make(STARTS[family][0], "edm", VE(), 4)
+    families.make(family, start, order=3, **{switch: False})
+    if switch in FAMILIES[family].options:
+        families.check_options(family, {switch: True, "order": 3})
+        families.make(family, start, order=3, **{switch: True})
+        return
+    with pytest.raises(UserError, match=f"^{switch}: .*{family}") as error:
+        families.check_options(family, {switch: True, "order": 3})
+    assert all(name in str(error.value) for name, entry in FAMILIES.items() if switch in entry.options)
+    with pytest.raises(UserError, match=f"^{switch}: .*{family}"):
+        families.make(family, start, order=3, **{switch: True})
+
+
+def test_an_order_is_for_those_that_have_one_and_nothing_to_the_others():
+    start = registry.make("dpmpp_3m", "edm", VE(), 5)
+    for family in ("gs", "bns", "free", "fixed"):
+        a, b = (families.make(family, start, order=order)() for order in (1, 7))
+        assert a.to_dict() == b.to_dict()
+    assert families.make("lms", start, order=4).b.shape == (5, 4)
+    assert families.make("lms", start, order=None).b.shape == (5, 5)
+    assert families.make("dss", registry.make("euler", "edm", VE(), 5), order=2).b.shape == (5, 5)
+
+
+def test_an_unknown_family_is_told():
+    start = registry.make("ddim", "edm", VE(), 3)
+    for refuse in (lambda: families.check_options("lsm", {}), lambda: families.make("lsm", start)):
+        with pytest.raises(UserError, match="'lms'"):
+            refuse()

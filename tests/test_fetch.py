@@ -3,7 +3,6 @@
 import http.server
 import json
 import os
-import pipes
 import subprocess
 import sys
 import threading
@@ -12,23 +11,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from pipeline import ROOT, edit
+from support import pipes
+from support.pipeline import ROOT, edit
 
-from s4spipe import fetch, models, params
-from s4spipe.errors import UserError
+from s4spipe import models
+from s4spipe.pipeline import fetch, params
+from s4spipe.pipeline.layout import DOWNLOADS
+from s4spipe.pipeline.schema import USUAL
+from s4spipe.runtime.errors import UserError
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    for name in ("params.yaml",):
-        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def edited(project, **blocks):
-    steps = dict.fromkeys(("ddim", "dpmpp_2m", "dpmpp_3m", "ipndm", "unipc_bh1", "unipc_bh2"), "logsnr")
-    edit(project, **{"classical_steps": steps, **blocks})
+    edit(project, classical_schedules=dict.fromkeys(USUAL, "logsnr"), **blocks)
     return params.load("params.yaml")
 
 
@@ -42,7 +43,7 @@ def test_where_files_are_from_is_known_by_their_names():
     }
     for path, url in known.items():
         assert fetch.address(path).endswith(url)
-    with pytest.raises(UserError, match="nothing is known of where models/mine.npz is from; put it there yourself"):
+    with pytest.raises(UserError, match="the origin of models/mine.npz is unknown; put it there yourself"):
         fetch.address("models/mine.npz")
 
 
@@ -96,7 +97,7 @@ def test_an_edm_pickle_is_converted(project, monkeypatch):
         f"{path}: converts edm-x.pkl, from https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/edm-x.pkl"
     )
     plan.run()
-    assert converted == [(".s4spipe/downloads/edm-x.pkl", path)]
+    assert converted == [(f"{DOWNLOADS}/edm-x.pkl", path)]
     local = edited(project, model={"kind": "edm", "weights": path, "source": "mine.pkl"})
     Path("mine.pkl").write_text("")
     assert fetch.plan(path, local).sentence == f"{path}: converts mine.pkl"
@@ -159,7 +160,7 @@ def test_a_model_comes_from_a_hub_with_its_commit(project, tmp_path):
     edited(project, model=model | {"revision": "main"}, fetch=["models/tiny"])
     done = stage("models/tiny")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("models/tiny: downloads someone/tiny at main from the hub of models")
+    assert done.stdout.startswith("models/tiny: downloads someone/tiny at main from ")
     assert f"models/tiny: commit {COMMIT}; to stay with it" in done.stdout
     assert models.identity(model)["commit"] == COMMIT
     x, t = torch.randn(1, 3, 8, 8), torch.tensor(5.0)

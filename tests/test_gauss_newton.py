@@ -1,23 +1,25 @@
 import pytest
 import torch
-from test_fit import NOISE, Net, pairs
+from support import fits
+from support.fits import NOISE, Dying, Killed, Net, pairs
 
-from s4spipe import distance, steps
-from s4spipe.distill import fit as fitting
-from s4spipe.distill import gauss_newton as newton
-from s4spipe.families import FAMILIES, Times
-from s4spipe.files import Scratch
-from s4spipe.sampling import sample
+from s4spipe.learning import adam, distance, families
+from s4spipe.learning import gauss_newton as newton
+from s4spipe.learning.families import Times
+from s4spipe.learning.pairs import Pairs
+from s4spipe.learning.task import COEFFICIENTS, TIMES
+from s4spipe.runtime.scratch import Scratch
+from s4spipe.sampling.loop import sample
+from s4spipe.solvers import registry, timesteps
 
-ALL = (fitting.COEFFICIENTS, fitting.TIMES)
+ALL = (COEFFICIENTS, TIMES)
 STARTS = {"lms": "ipndm", "gs": "dpmpp_3m", "bns": "dpmpp_3m", "pc": "unipc_bh2", "dss": "euler", "fixed": "ipndm_afs",
           "free": "dpmpp_3m"}  # fmt: skip
 
 
 def make(family, nfe=4):
-    init = STARTS[family]
-    t = steps.build("logsnr", NOISE, nfe + init.endswith("_afs"))
-    return FAMILIES[family](init, NOISE, t, nfe, 3, Times(NOISE, t), False)
+    start = registry.make(STARTS[family], "logsnr", NOISE, nfe)
+    return families.make(family, start, Times(NOISE, start.t), order=3)
 
 
 def shaken(student):
@@ -30,12 +32,9 @@ def shaken(student):
     return student
 
 
-def learn(student, folder, net=None, learns=ALL, steps=8, apart=distance.l2):
-    teacher = Net()
-    training, validation = pairs(60, 1, teacher), pairs(30, 2, teacher)
-    net = teacher if net is None else net
-    return newton.fit(student, learns, net, training, validation, apart, batch_size=40, at_once=100, steps=steps,
-                      seed=0, scratch=Scratch(folder))  # fmt: skip
+def learn(student, folder, net=None, learns=ALL, steps=8, distance_fn=distance.l2, **options):
+    task = fits.task(student, folder, net=net, **{"micro_batch_size": 100, **options})
+    return newton.fit(task, learns, distance_fn, batch_size=40, steps=steps)
 
 
 def by_reverse_mode(parameters, net, some):
@@ -51,29 +50,31 @@ def by_reverse_mode(parameters, net, some):
     return samples(*values), torch.cat([j.reshape(*some.x_0.shape, -1).movedim(-1, 0) for j in exact])
 
 
-@pytest.mark.parametrize("apart", [distance.l2, distance.pseudo_huber])
+@pytest.mark.parametrize("distance_fn", [distance.l2, distance.pseudo_huber])
 @pytest.mark.parametrize("family", STARTS)
-def test_loss_and_slope_are_those_of_reverse_mode(family, apart):
+def test_loss_and_slope_are_those_of_reverse_mode(family, distance_fn):
     net, student = Net(), shaken(make(family))
     some, parameters = pairs(7, 1, net), newton.Parameters(student, ALL)
-    loss, slope, _ = newton.linearised(parameters, net, some, apart, 0, 5)
+    loss, slope, _ = newton.Problem(parameters, net, distance_fn, 5).linearised(some, 0)
     end, jacobian = by_reverse_mode(parameters, net, some)
     end = end.detach().requires_grad_()
-    distances = apart(end, some.x_0)
+    distances = distance_fn(end, some.x_0)
     (by_end,) = torch.autograd.grad(distances.mean(), end)
     assert loss == pytest.approx(distances.mean().item(), rel=1e-6)
     torch.testing.assert_close(slope, jacobian.flatten(1) @ by_end.flatten(), rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize(("apart", "weight"), [(distance.l2, lambda r: 2 / r.shape[1] + 0 * r[:, 0]),
-                                               (distance.pseudo_huber, lambda r: 1 / r.norm(dim=1))])  # fmt: skip
-def test_the_curvature_is_gauss_newtons_on_average(apart, weight):
+@pytest.mark.parametrize(("distance_fn", "weight"), [(distance.l2, lambda r: 2 / r.shape[1] + 0 * r[:, 0]),
+                                                     (distance.pseudo_huber, lambda r: 1 / r.norm(dim=1))])  # fmt: skip
+def test_the_curvature_is_gauss_newtons_on_average(distance_fn, weight, monkeypatch):
     net, parameters = Net(), newton.Parameters(shaken(make("lms")), ALL)
     some = pairs(7, 1, net)
     end, jacobian = by_reverse_mode(parameters, net, some)
     w = weight((end - some.x_0).flatten(1)).detach()
     exact = torch.einsum("pbd,b,qbd->pq", jacobian.flatten(2), w, jacobian.flatten(2)) / len(some)
-    drawn = [newton.linearised(parameters, net, some, apart, number, 50)[2] for number in range(400)]
+    problem, by_parameters = newton.Problem(parameters, net, distance_fn, 50), parameters.jacobian()
+    monkeypatch.setattr(parameters, "jacobian", lambda: by_parameters)  # the same in every draw, and slow
+    drawn = [problem.linearised(some, number)[2] for number in range(400)]
     mean = torch.stack(drawn).mean(0)
     assert (mean - exact).norm() < 0.1 * exact.norm()
     assert (drawn[0] - exact).norm() > 2 * (mean - exact).norm()  # one draw is further away
@@ -89,12 +90,9 @@ def test_probes_are_a_pairs_own():
 
 @pytest.mark.parametrize("family", ["lms", "gs", "bns"])
 def test_it_gets_further_than_adam(family, tmp_path):
-    net = Net()
     history = learn(make(family), tmp_path / "newton")
-    adams = fitting.fit(
-        make(family), fitting.s4s_alt(8, 1, 2, joint=True), net, pairs(60, 1, net), pairs(30, 2, net), distance.l2,
-        batch_size=20, learning_rate=0.02, radius=0.0, seed=0, scratch=Scratch(tmp_path / "adam"),
-    )  # fmt: skip
+    by_adam = fits.task(make(family), tmp_path / "adam")
+    adams = adam.fit(by_adam, adam.joint(16, 2), distance.l2, adam.Adam(batch_size=20, learning_rate=0.02))
     best, adams_best = (min(row["validation"] for row in rows) for rows in (history, adams))
     assert best < adams_best < adams[0]["validation"]
     assert history[0]["validation"] == pytest.approx(adams[0]["validation"], rel=1e-5)
@@ -113,7 +111,7 @@ def test_a_parameter_of_little_effect_takes_small_steps(tmp_path, monkeypatch):
     count = len(newton.Parameters(student, ALL).get())
     slope, curvature = torch.full((count,), 1e-3).double(), torch.eye(count).double()
     slope[3], curvature[3, 3] = 1e-6, 1e-8
-    monkeypatch.setattr(newton, "linearised", lambda *_: (float("inf"), slope, curvature))
+    monkeypatch.setattr(newton.Problem, "linearised", lambda *_: (float("inf"), slope, curvature))
     before = newton.Parameters(student, ALL).get()
     learn(student, tmp_path, steps=1)
     moved = (Scratch(tmp_path).load("fit")["now"] - before).abs()
@@ -164,21 +162,12 @@ def test_the_last_row_is_that_of_the_mean_and_of_what_is_left(tmp_path):
 
 def test_only_what_is_to_learn_moves(tmp_path):
     student = make("lms")
-    learn(student, tmp_path, learns=(fitting.TIMES,))
-    assert student.u.abs().max() == 0
-    assert (student().t - steps.build("logsnr", NOISE, 4)).abs().max() > 0.01
+    learn(student, tmp_path, learns=(TIMES,))
+    assert student.of_b.u.abs().max() == 0
+    assert (student().t - timesteps.build("logsnr", NOISE, 4)).abs().max() > 0.01
 
 
 def test_a_killed_fit_goes_on_where_it_was(tmp_path):
-    class Killed(Exception):
-        pass
-
-    class Dying(Net):
-        def forward(self, x, t, condition=None):
-            if self.calls == 60:
-                raise Killed
-            return super().forward(x, t, condition)
-
     whole, student = make("lms"), make("lms")
     history = learn(whole, tmp_path / "whole")
     with pytest.raises(Killed):
@@ -191,8 +180,38 @@ def test_a_killed_fit_goes_on_where_it_was(tmp_path):
 def test_a_solver_that_is_perfect_already_stays(tmp_path):
     net, student = Net(), make("lms")
     x_T = pairs(60, 1, net).x_T
-    same = newton.Pairs(x_T, sample(net, student(), x_T).detach(), None)
+    same = Pairs(x_T, sample(net, student(), x_T).detach(), None)
     before = newton.Parameters(student, ALL).get()
-    newton.fit(student, ALL, net, same, same, distance.l2, batch_size=40, at_once=100, steps=2, seed=0,
-               scratch=Scratch(tmp_path))  # fmt: skip
+    learn(student, tmp_path, steps=2, training=same, validation=same)
     torch.testing.assert_close(newton.Parameters(student, ALL).get(), before, rtol=0, atol=1e-4)
+
+
+def test_a_batch_in_parts_is_the_same_batch(tmp_path):
+    ends = []
+    for size in (100, 7):
+        student = make("lms")
+        history = learn(student, tmp_path / str(size), steps=3, micro_batch_size=size)
+        ends.append((newton.Parameters(student, ALL).get(), history))
+    (whole, history), (parts, again) = ends
+    torch.testing.assert_close(whole, parts, rtol=1e-6, atol=1e-9)
+    assert [row["evaluations"] for row in history] == [row["evaluations"] for row in again]
+
+
+@pytest.mark.parametrize("size", [1, 4, 100])
+def test_the_mean_distance_is_that_of_all_samples_at_once(size):
+    net, table = Net(), make("lms")()
+    some = pairs(10, 1, net)
+    expected = distance.pseudo_huber(sample(net, table, some.x_T), some.x_0).mean().item()
+    ours = newton.mean_distance(table, net, some, distance.pseudo_huber, size)
+    assert ours == pytest.approx(expected, rel=1e-12)
+    assert newton.mean_distance(None, net, some, distance.l2, size) == float("inf")
+    lost = Pairs(some.x_T * float("nan"), some.x_0, None)
+    assert newton.mean_distance(table, net, lost, distance.l2, size) == float("inf")
+
+
+def test_parameters_that_are_no_solver_have_no_table():
+    student = make("free")
+    parameters = newton.Parameters(student, ALL)
+    assert torch.equal(parameters.table().W, student().W)
+    parameters.put(parameters.get() * float("nan"))
+    assert parameters.table() is None

@@ -4,11 +4,12 @@ import multiprocessing
 import signal
 
 import pytest
-import stage_process
+from support import stage_process
 
 pytestmark = pytest.mark.slow
 
 # Every stage, where it can be killed: its module and arguments, its outs, and what makes it short.
+RUN = "runs/digits"
 STAGES = {
     "train_digits": (["train_digits"], ["models/digits.safetensors"],
                      {"train_digits": {"steps": 20, "batch_size": 16}}),
@@ -16,24 +17,27 @@ STAGES = {
                        {"train_features": {"epochs": 3}}),
     "train_perceptual": (["train_features", "perceptual"], ["models/perceptual.safetensors"],
                          {"train_perceptual": {"epochs": 3}}),
-    "digits_images": (["digits_images"], ["models/digits.npy"], {}),
-    "real": (["real"], ["statistics/real.safetensors"], {}),
-    "reference": (["reference"], ["tiny/reference.safetensors"],
-                  {"fid": {"reference": "tiny/reference.safetensors"}, "reference": {"count": 70}}),
-    "teacher": (["classical", "teacher", "6", "solvers/teacher/6.json"], ["solvers/teacher/6.json"], {}),
-    "search": (["search", "gits"], ["schedules/gits.json"], {"gits": {"grid": 6, "noises": 70}}),
-    "teacher_pairs": (["teacher_pairs"], ["pairs/train.safetensors", "pairs/validation.safetensors"], {}),
-    "classical": (["classical", "ddim", "3", "solvers/ddim/3.json"], ["solvers/ddim/3.json"], {}),
-    "fit_s4s": (["fit_s4s", "3"], ["fits/s4s/3.json", "fits/s4s/3.history.json"], {"s4s": {"epochs": 2}}),
-    "refine_s4s_alt": (["refine_s4s_alt", "3"], ["fits/s4s_alt/3.json", "fits/s4s_alt/3.history.json"], {}),
-    "fit": (["fit", "3"], ["fits/free/3.fitted.json", "fits/free/3.fitted.history.json"], {}),
-    "refine": (["refine", "3"], ["fits/free/3.json", "fits/free/3.history.json"], {}),
-    "sample": (["sample", "ddim", "3"], ["samples/ddim-3.npy", "samples/ddim-3.safetensors"], {}),
-    "evaluate_fid": (["evaluate_fid", "s4s", "3"],
-                     ["evaluations/s4s-3.json", "evaluations/s4s-3.png", "solvers/s4s/3.json"], {}),
+    "digits_images": (["digits_images"], ["data/digits.npy"], {}),
+    "real": (["real"], [f"{RUN}/real.safetensors"], {}),
+    "reference": (["reference"], [f"{RUN}/reference.safetensors"], {"reference": {"count": 70}}),
+    "schedules": (["schedules"], [f"{RUN}/schedules/inputs.json"], {}),
+    "tables": (["tables"], [f"{RUN}/tables/ddim-3.json", f"{RUN}/tables/teacher-6.json", f"{RUN}/starts/free-3.json"],
+               {}),
+    "search": (["search", "gits"], [f"{RUN}/schedules/gits.json"], {"gits": {"grid": 6, "noises": 70}}),
+    "teacher_pairs": (["teacher_pairs"], [f"{RUN}/pairs/train.safetensors", f"{RUN}/pairs/validation.safetensors"], {}),
+    "learn": (["learn", "solvers", "s4s", "3"], [f"{RUN}/solvers/s4s-3/{name}.json" for name in ("solver", "history")],
+              {"learners": {"s4s": {"epochs": 2}}}),
+    "learn alternating": (["learn", "solvers", "s4s_alt", "3"], [f"{RUN}/solvers/s4s_alt-3/solver.json"], {}),
+    "fit": (["learn", "fits", "free", "3"], [f"{RUN}/fits/free-3/{name}.json" for name in ("solver", "history")], {}),
+    "refine": (["refine", "free", "3"], [f"{RUN}/solvers/free-3/{name}.json" for name in ("solver", "history")], {}),
+    "sample": (["sample", "tables", "ddim", "3"],
+               [f"{RUN}/samples/ddim-3/{name}" for name in ("images.npy", "states.safetensors", "about.json")], {}),
+    "evaluate": (["evaluate", "s4s", "3"],
+                 [f"{RUN}/evaluations/s4s-3/{name}" for name in ("metrics.json", "trajectories.json", "samples.png")],
+                 {}),
     "report": (["report"], [
-        *(f"results/{name}" for name in ("metrics.json", "fid.csv", "fid.json", "table.md", "report.html")),
-        *(f"results/figures/{name}.png" for name in ("fid", "loss-3", "samples-3", "coefficients-3")),
+        *(f"{RUN}/report/{name}" for name in ("metrics.json", "fid.csv", "fid.json", "table.md", "report.html")),
+        *(f"{RUN}/report/figures/{name}.png" for name in ("fid", "loss-3", "samples-3", "coefficients-3")),
     ], {}),
 }  # fmt: skip
 FORK = multiprocessing.get_context("forkserver")

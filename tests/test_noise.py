@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import NOISES
+from support.problems import NOISES
 
 from s4spipe import noise
-from s4spipe.errors import UserError
+from s4spipe.runtime.errors import UserError
 
 shares = st.floats(0, 1)
 

@@ -4,36 +4,36 @@ import csv
 import json
 import multiprocessing
 import os
-import pipes
 import shutil
 import sys
-from pathlib import Path
 
 import networkx
 import numpy as np
 import pytest
-import standins
 from dvc.repo import Repo
-from pipeline import ROOT, edit
 from ruamel.yaml import YAML
+from support import pipes, standins
+from support.pipeline import ROOT, edit
 
-from s4spipe import params, presets
+from s4spipe.pipeline import layout, presets, render
+from s4spipe.pipeline.schema import Params
 
 pytestmark = pytest.mark.slow
 
 TOY = {
     "nfe": [3],
     "classical": ["ddim"],
-    "run": {"batch_size": 3, "fit_batch_size": 2, "device": "cpu"},
+    "run": {"batch_size": 3, "micro_batch_size": 2, "device": "cpu"},
     "gits": {"grid": 6, "noises": 3},
     "teacher": {"nfe": 4, "train": 4, "validation": 2},
-    "s4s": {"pairs": 4, "validation_pairs": 2, "batch_size": 4, "epochs": 1},
-    "s4s_alt": {"pairs": 4, "validation_pairs": 2, "batch_size": 4, "warmup_epochs": 1, "alternations": 1},
-    "fit": {"pairs": 4, "validation_pairs": 2, "batch_size": 4, "steps": 1, "starts": ["logsnr"]},
+    "starts": {"free": {"schedules": ["logsnr"]}},
+    "learner_defaults": {"pairs": 4, "validation_pairs": 2, "batch_size": 4, "warmup_epochs": 1, "alternations": 1},
+    "learners": {"s4s": {"pairs": 4, "validation_pairs": 2, "batch_size": 4, "epochs": 1},
+                 "free": {"validation_pairs": 2, "batch_size": 4, "epochs": 1}},
     "refine": {"pairs": 4, "validation_pairs": 2, "steps": 1},
     "sample": {"count": 5},
     "reference": {"nfe": 3, "count": 5},
-}
+}  # fmt: skip
 STANDINS = {
     "cifar10": standins.edm,
     "ffhq64": standins.edm,
@@ -85,7 +85,7 @@ def unet(weights):
                        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
 """
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["stages.learn_arm", "stages.sample", "stages.evaluate_fid", "stages.report", "diffusers"])
+FORK.set_forkserver_preload([*(f"stages.{name}" for name in ("learn", "sample", "evaluate", "report")), "diffusers"])
 
 
 def own_code(path, name):
@@ -98,11 +98,9 @@ def own_code(path, name):
 @pytest.fixture
 def clone(tmp_path):
     """The project's own files, without results."""
-    for name in ("params.yaml", "dvc.yaml", ".dvc", "s4spipe", "stages", "schedules", "docs", "models", "conditions",
-                 "prompts", "presets", "statistics"):  # fmt: skip
+    for name in ("dvc.yaml", ".dvc", "s4spipe", "stages", "inputs", "data", "models"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
-    for made in ("conditions/prompts.safetensors", "statistics/real.safetensors"):
-        (tmp_path / made).unlink(missing_ok=True)
+    (tmp_path / "params.yaml").write_text(render.params_yaml(Params().model_dump(exclude_none=True)))
     (tmp_path / ".git").mkdir()
     return tmp_path
 
@@ -131,23 +129,25 @@ def in_order(project):
     """The stages of dvc.yaml by these parameters, those that train the embedded model left out, each after its deps."""
     index = Repo(str(project), uninitialized=True).index
     own = {"train_digits", "train_features", "digits_images"}
-    return [s for s in reversed(list(networkx.topological_sort(index.graph))) if s.name not in own]
+    stages = reversed(list(networkx.topological_sort(index.graph)))
+    return [stage for stage in stages if stage.name.partition("@")[0] not in own]
 
 
-def check_results(project, guided):
-    rows = list(csv.DictReader((project / "results/fid.csv").read_text().splitlines()))
+def check_results(project, model, guided):
+    rows = list(csv.DictReader((project / f"runs/{model}/report/fid.csv").read_text().splitlines()))
     assert [(row["solver"], row["nfe"]) for row in rows] == [
         ("teacher", "4"), *((name, "3") for name in ("ddim", "s4s", "s4s_alt", "free"))
     ]  # fmt: skip
     for row in rows:
         assert np.isfinite(float(row["fid"]))
         assert int(row["network_calls"]) == (2 if guided else 1) * int(row["nfe"])
+    assert [path.name for path in (project / "runs").iterdir()] == [model]
     return rows
 
 
 @pytest.mark.parametrize("name", STANDINS)
 def test_every_stage_runs_on_a_stand_in_for_a_presets_model(name, clone):
-    shutil.copy(ROOT / "presets" / f"{name}.yaml", clone / "params.yaml")
+    presets.switch(name, clone / "params.yaml")
     settings = YAML(typ="safe").load(clone / "params.yaml")
     weights = clone / settings["model"]["weights"]
     weights.parent.mkdir(exist_ok=True)
@@ -155,19 +155,19 @@ def test_every_stage_runs_on_a_stand_in_for_a_presets_model(name, clone):
     edit(clone, **TOY, fetch=[])
     standins.inception(clone / settings["fid"]["features"])
     standins.alexnet(clone / settings["perceptual"]["weights"])
-    if (real := settings["fid"]["real"]) != params.NO_IMAGES:
+    if (real := settings["fid"]["real"]) != layout.NONE:
         standins.statistics(clone / real)
-    if (prompts := settings["prompts"]) != params.NO_PROMPTS:
+    if (prompts := settings["prompts"]) != layout.NONE:
         (clone / prompts).write_text("a cat\nthe sea\na dog on a hill\n")
     stages = in_order(clone)
     said = run_all(clone, *(stage.cmd for stage in stages))
     for stage in stages:
         for path in [*stage.deps, *stage.outs]:
             assert (clone / path.def_path).exists(), f"{stage.name}: {path.def_path}"
-    check_results(clone, settings["model"]["guidance"] != 1)
-    if settings["model"].get("precision", "float32") != "float32":
+    check_results(clone, name, settings["model"]["guidance"] != 1)
+    if settings["model"]["precision"] != "float32":
         assert "model.precision: bfloat16 needs a GPU; this is a CPU, so the network runs in float32" in said
-    solver = json.loads((clone / settings["model"]["solvers"] / "s4s_alt/3.json").read_text())
+    solver = json.loads((clone / f"runs/{name}/solvers/s4s_alt-3/solver.json").read_text())
     assert solver["meta"]["model"]["kind"] == settings["model"]["kind"]
     assert len(solver["meta"]["model"]["fingerprint"]) == 16
 
@@ -176,24 +176,25 @@ def test_every_stage_runs_on_a_stand_in_for_a_presets_model(name, clone):
 def test_every_stage_runs_on_other_models(name, clone):
     make, model = OTHERS[name]
     make(clone / "models" / "mine")
-    weights = {"weights": "models/mine", "solvers": "solvers/mine"}
+    standins.clip(clone / "models" / "clip")
     standins.inception(clone / "models/inception.pt", 16)
-    (clone / "data").mkdir()
     rng = np.random.default_rng(0)
     np.save(clone / "data/real.npy", rng.integers(0, 256, (20, 3, 8, 8), dtype=np.uint8))
     settings = TOY | {"sample": {"count": 20}}
     edit(clone, **settings)
-    prompts = "prompts/examples.txt" if model.get("condition") == "prompts" else params.NO_PROMPTS
-    edit(clone, model=model | weights, prompts=prompts,
-         fid={"network": "inception", "features": "models/inception.pt", "real": "data/real.npy"},
-         s4s={"steps": "logsnr"}, s4s_alt={"steps": "logsnr"}, reference={"steps": "logsnr"},
-         classical_steps={"ddim": "logsnr", "ipndm": "logsnr"})  # fmt: skip
+    prompted = model.get("condition") == "prompts"
+    edit(clone, model=model | {"name": "mine", "weights": "models/mine"},
+         prompts="inputs/prompts/examples.txt" if prompted else layout.NONE,
+         fid={"network": "inception", "features": "models/inception.pt", "real": "data/real.npy",
+              **({"clip": "models/clip"} if prompted else {})},
+         starts={name: {"schedules": ["logsnr"]} for name in ("s4s", "s4s_alt")}, reference={"schedule": "logsnr"},
+         classical_schedules={"ddim": "logsnr"})  # fmt: skip
     run_all(clone, *(stage.cmd for stage in in_order(clone)))
-    rows = check_results(clone, model.get("guidance", 1.0) != 1)
+    rows = check_results(clone, "mine", model.get("guidance", 1.0) != 1)
     assert all(float(row[column]) >= 0 for row in rows for column in ("precision", "recall"))
     assert all(np.isfinite(float(row["kid"])) for row in rows)
+    assert all(bool(row["clip_score"]) is prompted for row in rows)
 
 
 def test_there_is_a_stand_in_for_every_preset():
     assert {*STANDINS, "digits"} == set(presets.names())
-    assert Path(ROOT / "presets/digits.yaml").read_text() == Path(ROOT / "params.yaml").read_text()

@@ -4,10 +4,9 @@ import dataclasses
 import shutil
 
 import pytest
-from pipeline import ROOT
+from support import finished
 
 from s4spipe.report import page
-from s4spipe.report.run import Run
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -e '.[test]'")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -15,18 +14,24 @@ pytestmark = pytest.mark.skipif(not BROWSER, reason="no Chromium: install it (ap
 SIZES = {"desk": (1280, 800), "phone": (360, 740)}
 
 
-def renamed(run, solver):
+def without(run, solver):
     """The same run with a solver fewer."""
     chosen = run.params.model_copy(update={"classical": [s for s in run.params.classical if s != solver]})
     return dataclasses.replace(run, params=chosen)
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory):
-    """The committed run's page, and that of its comparison with the same run but for one solver."""
-    folder, run = tmp_path_factory.mktemp("pages"), Run.at(ROOT)
-    (folder / "report.html").write_text(page.report(run))
-    (folder / "diff.html").write_text(page.comparison({"main": run, "less <b>": renamed(run, "ddim")}))
+def run(tmp_path_factory):
+    return finished.make(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory, run):
+    """The page of a run, and that of its comparison with the same run but for one solver."""
+    folder = tmp_path_factory.mktemp("pages")
+    (folder / "report.html").write_text(page.report(run), encoding="utf-8")
+    both = {"main": run, "less <b>": without(run, "ddim")}
+    (folder / "diff.html").write_text(page.comparison(both), encoding="utf-8")
     return folder
 
 
@@ -115,8 +120,8 @@ def test_a_click_on_a_head_sorts(opened):
     assert [float(text) for text in known] == sorted(map(float, known))
 
 
-def test_names_are_text_and_only_what_params_name_is_shown(opened):
+def test_names_are_text_and_only_what_params_name_is_shown(opened, run):
     tab = opened("diff.html")
     assert tab.locator("h1").inner_text() == "main and less <b>"
     assert "ddim" in tab.content()
-    assert "ddim" not in page.report(renamed(Run.at(ROOT), "ddim"))
+    assert "ddim" not in page.report(without(run, "ddim"))

@@ -1,91 +1,147 @@
-"""dvc.yaml says the truth about the code: every module that a stage can reach is among its dependencies."""
+"""Every dvc.yaml of the project says the truth about the code: a stage depends on the modules that it can load, and on
+no others."""
 
 import ast
 import shlex
+import shutil
+import subprocess
+from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
 from dvc.repo import Repo
 from ruamel.yaml import YAML
+from support import imports
+from support.imports import ROOT
 
-from s4spipe import features, models
+from s4spipe import models
+from s4spipe.features import FOR_DISTANCE, FOR_FID
+from s4spipe.pipeline import presets
 
-ROOT = Path(__file__).parent.parent
-MODEL = YAML(typ="safe").load(ROOT / "params.yaml")["model"]["kind"]
-# These carry parameters, files and errors; they make no number, and a change in them should re-run nothing.
-PLUMBING = {f"s4spipe/{name}.py" for name in ("__init__", "errors", "files", "params", "ranks", "stage")}
-# These import by a name in params.yaml, which dvc.yaml names the same way.
-BY_NAME = {
-    "s4spipe/models/__init__.py": models.KINDS,
-    "s4spipe/features/__init__.py": {*features.FOR_FID, *features.FOR_DISTANCE},
+RIVALS = "benchmarks/rivals"
+# These decide no number, and a change in them should re-run nothing.
+STAGE = "s4spipe/pipeline/stage.py"
+PLUMBING = {
+    "s4spipe/runtime/errors.py",  # the sentences for mistakes
+    "s4spipe/runtime/files.py",  # reads and writes what it is given, whole or not at all
+    "s4spipe/runtime/scratch.py",  # keeps what a stage has done; its entries go by a fingerprint of all code
+    "s4spipe/pipeline/params.py",  # refuses parameters; those that it lets through are dependencies themselves
+    "s4spipe/pipeline/schema.py",  # types, and defaults that params.yaml spells out
+    "s4spipe/pipeline/layout.py",  # paths, which dvc.yaml has too
+    f"{RIVALS}/params.py",  # reads params.yaml
+    STAGE,  # starts processes and ends them; what its other functions load is followed, function by function
 }
+STARTS_PROCESSES = "s4spipe/runtime/distributed.py"  # in STAGE no more than that; its sums are made elsewhere
+# These import a package by a name that the parameters give.
+MODELS, NETWORKS = BY_NAME = ("s4spipe/models/base/loading.py", "s4spipe/features/base/loading.py")
+OF_THE_USER = "s4spipe/models/callable/__init__.py"  # imports the user's own module
 
 
-def modules(path: str, seen: set[str] | None = None) -> set[str]:
-    """The project's files that importing `path` can load, wherever in the file the import stands."""
-    seen = set() if seen is None else seen
-    if path in seen:
-        return seen
-    seen.add(path)
-    names = set()
-    for node in ast.walk(ast.parse((ROOT / path).read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            inner = {f"{node.module}.{alias.name}" for alias in node.names}
-            known = {name for name in inner if files(name)}
-            names |= known if known == inner else known | {node.module}  # a package may serve for its modules alone
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-    for name in names:
-        for candidate in files(name):
-            if candidate not in PLUMBING:
-                modules(candidate, seen)
-    for name in BY_NAME.get(path, ()):
-        for candidate in (Path(path).parent / f"{name}.py", *(ROOT / Path(path).parent / name).glob("*.py")):
-            if (ROOT / candidate).exists():
-                modules(str((ROOT / candidate).relative_to(ROOT)), seen)
-    return seen
+@cache
+def reached(module: str, kinds: frozenset[str], networks: frozenset[str]) -> frozenset[str]:
+    """The files of all modules that importing and running a stage's module can load, wherever the imports stand.
+
+    Args:
+        kinds: of models that it may load.
+        networks: that look at images, which it may load.
+
+    The packages above an imported module are loaded with it; those that hold imports alone are nothing to it.
+    """
+    chosen = {MODELS: {f"s4spipe/models/{kind}/__init__.py" for kind in kinds},
+              NETWORKS: {f"s4spipe/features/{network}/__init__.py" for network in networks}}  # fmt: skip
+    waiting, seen = [module], set()
+    while waiting:
+        path = waiting.pop()
+        if path in seen or path in PLUMBING:
+            continue
+        seen.add(path)
+        waiting += imports.imports(path)
+        waiting += [above for above in imports.packages_above(path) if not imports.only_imports(above)]
+        if path in BY_NAME:
+            waiting += chosen[path]
+        if functions := imports.used(path, STAGE):
+            waiting += imports.behind(STAGE, functions) - {STARTS_PROCESSES}
+        if (ROOT / path).with_suffix(".csv").exists():  # data of the module
+            seen.add(str(Path(path).with_suffix(".csv")))
+    return frozenset(path for path in seen if path.endswith(".csv") or not imports.only_imports(path))
 
 
-def files(name: str) -> list[str]:
-    """The project's file of a module, if it is one of the project's."""
-    base = name.replace(".", "/")
-    ours = name.split(".")[0] in ("s4spipe", "stages", "benchmarks")
-    return [path for path in (f"{base}.py", f"{base}/__init__.py") if ours and (ROOT / path).exists()]
+def covered(paths: frozenset[str], deps: set[str]) -> set[str]:
+    """Those of the paths that are a dependency, or lie in one."""
+    return {path for path in paths if path in deps or any(str(above) in deps for above in Path(path).parents)}
 
 
-def of_one_kind(path: str) -> bool:
-    """Whether a module serves one kind of models or features alone."""
-    folder, name = Path(path).parent, Path(path).stem
-    return any(
-        folder == Path(chooser).parent / kind or (folder, name) == (Path(chooser).parent, kind)
-        for chooser, kinds in BY_NAME.items()
-        for kind in kinds
-    )
+@cache
+def holds_code(path: Path) -> bool:
+    return path.suffix == ".py" or any(path.rglob("*.py"))
 
 
-@pytest.fixture(scope="module")
-def stages():
-    return {stage.name: stage for stage in Repo(str(ROOT)).index.stages}
+class Stage:
+    """A stage as DVC reads it: its module, the code among its dependencies, as paths from the project's root, and the
+    blocks of parameters that it depends on."""
+
+    def __init__(self, stage, folder: Path):
+        words = shlex.split(stage.cmd)
+        self.name, self.module = stage.name, imports.file_of(words[words.index("-m") + 1])
+        paths = {(folder / dep.def_path).resolve() for dep in stage.deps}
+        self.code = {str(path.relative_to(ROOT)) for path in paths if holds_code(path)}
+        self.blocks = {key.split(".")[0] for dep in stage.deps for key in getattr(dep, "params", ())}
+
+    def missing(self, kind: str, network: str) -> set[str]:
+        """What the module can load with this kind of model and this network that looks at images, and does not stand
+        among the dependencies."""
+        needed = reached(self.module, frozenset([kind]), frozenset([network]))
+        return needed - covered(needed, self.code)
+
+    def superfluous(self) -> set[str]:
+        """The dependencies that could be left out, whatever the kind and the network."""
+        every = reached(self.module, frozenset(models.KINDS), frozenset([*FOR_FID, *FOR_DISTANCE]))
+        there = covered(every, self.code)
+        return {dep for dep in self.code if covered(every, self.code - {dep}) == there}
 
 
-def test_every_stage_depends_on_exactly_the_modules_that_it_can_load(stages):
-    """All it can load whatever the kinds, and of what serves one kind that of the kind in params.yaml."""
-    for name, stage in stages.items():
-        module = shlex.split(stage.cmd)[2].replace(".", "/") + ".py"
-        deps = [dep.def_path for dep in stage.deps]
-        declared = {
-            str(path.relative_to(ROOT))
-            for dep in deps
-            if dep.startswith(("s4spipe/", "stages/")) and not dep.endswith((".css", ".js"))
-            for path in ((ROOT / dep).glob("*.py") if (ROOT / dep).is_dir() else [ROOT / dep])
-        }
-        reached = {path for path in modules(module) if (ROOT / path).read_text().strip()}
-        needed = {path for path in reached if not of_one_kind(path)}
-        assert not needed - declared, f"{name}: missing {sorted(needed - declared)}"
-        assert not declared - reached, f"{name}: too many {sorted(declared - reached)}"
-        chosen = {
-            "s4spipe/models/__init__.py": f"s4spipe/models/{MODEL}",
-            "s4spipe/features/__init__.py": "s4spipe/features/",
-        }
-        for chooser, dep in chosen.items():
-            assert chooser not in reached or any(given.startswith(dep) and given != chooser for given in deps), name
+def stages(folder: Path, scratch: Path, **changes) -> list[Stage]:
+    """Those of the dvc.yaml in `folder`, read by DVC elsewhere, with other values of some keys of its params.yaml."""
+    params = YAML(typ="safe").load(folder / "params.yaml")
+    YAML(typ="safe").dump(presets.merge(params, changes), scratch / "params.yaml")
+    shutil.copy(folder / "dvc.yaml", scratch)
+    Repo.init(str(scratch), no_scm=True)
+    found = [Stage(stage, folder) for stage in Repo(str(scratch)).index.stages]
+    assert {stage.name.split("@")[0] for stage in found} == set(YAML(typ="safe").load(folder / "dvc.yaml")["stages"])
+    return found
+
+
+VARIANTS = list(zip_longest(models.KINDS, FOR_FID, FOR_DISTANCE, fillvalue="digits"))
+
+
+@pytest.mark.parametrize(("kind", "fid", "perceptual"), VARIANTS)
+def test_every_stage_depends_on_exactly_the_code_that_it_can_load(kind, fid, perceptual, tmp_path):
+    """For every kind of model, and every network that looks at images, of which a stage loads the one that its block of
+    parameters names."""
+    networks = {"fid": {"network": fid}, "perceptual": {"network": perceptual}}
+    cells = {"fetch": ["models/unet"], "searched": ["gits", "dmn"]}  # so that no stage is without one
+    for stage in stages(ROOT, tmp_path, model={"kind": kind}, **networks, **cells):
+        assert not stage.missing(kind, perceptual if "perceptual" in stage.blocks else fid), stage.name
+        assert not stage.superfluous(), stage.name
+
+
+def test_every_stage_of_the_rivals_does_too(tmp_path):
+    """Of what is loaded by its name, they load the digits'."""
+    for stage in stages(ROOT / RIVALS, tmp_path, models=["digits"], seeds=[0]):
+        assert not stage.missing("digits", "digits"), stage.name
+        assert not stage.superfluous(), stage.name
+
+
+def test_there_are_no_other_pipelines():
+    tracked = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
+    assert [path for path in tracked if Path(path).name == "dvc.yaml"] == [f"{RIVALS}/dvc.yaml", "dvc.yaml"]
+
+
+def test_modules_are_loaded_by_name_only_where_the_tests_above_know_of_it():
+    by_name = {
+        path
+        for path in imports.modules("s4spipe", "stages", "benchmarks")
+        if {"import_module", "__import__"} & {n.id for n in ast.walk(imports.parse(path)) if isinstance(n, ast.Name)}
+    }
+    assert by_name == {*BY_NAME, OF_THE_USER}

@@ -6,16 +6,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from click.testing import CliRunner
+from ruamel.yaml import YAML
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from benchmarks.rivals import mixture, page, photos, rows, stage
-from benchmarks.rivals.models import load
-from s4spipe.distill import gauss_newton
-from s4spipe.distill.fit import COEFFICIENTS, TIMES
-from s4spipe.files import Scratch
-from s4spipe.sampling import sample
+from benchmarks.rivals import page, rows, sampling, timings
+from benchmarks.rivals.problems import mixture, photos
+from benchmarks.rivals.problems.problem import Problem
+from benchmarks.rivals.stages import learn, pairs, reference, report
+from s4spipe.learning import gauss_newton
+from s4spipe.learning.task import COEFFICIENTS, TIMES
+from s4spipe.runtime.files import read_json
+from s4spipe.runtime.scratch import Scratch
+from s4spipe.sampling.batches import Noises
+from s4spipe.sampling.loop import sample
+
+HERE = Path("benchmarks/rivals").absolute()
+SETTINGS = YAML(typ="safe").load(HERE / "params.yaml")
 
 
 def density(net, sigma):
@@ -62,41 +69,42 @@ def test_patches_are_cut_from_where_they_say():
 
 
 @pytest.mark.parametrize(("learns", "epochs"), [("alternating", 7), ("alternating", 1), ("joint", 5), ("times", 3)])
-def test_a_plan_has_the_epochs_it_is_given(learns, epochs):
-    phases = rows.plan(learns, epochs)
+def test_phases_have_the_epochs_they_are_given(learns, epochs):
+    phases = rows.phases(learns, epochs)
     assert sum(phase.epochs for phase in phases) == epochs
     if learns == "alternating" and epochs > 3:
         assert [phase.learns for phase in phases[:4]] == [(TIMES,), (TIMES,), (TIMES,), (COEFFICIENTS,)]
 
 
-ROWS = yaml.safe_load(Path("benchmarks/rivals/params.yaml").read_text())["rows"]
+ROWS = SETTINGS["rows"]
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory):
-    model = load("mixture", torch.device("cpu"))
-    teacher = stage.teacher(model, 20)
-    some = [stage.made(model, teacher, stream, 0, count) for stream, count in (("train", 70), ("validation", 20))]
-    return lambda: rows.Task(model, 3, 0, 900, *some, Scratch(tmp_path_factory.mktemp("row")))
+def cell(tmp_path_factory):
+    problem = Problem("mixture", torch.device("cpu"))
+    teacher = sampling.teacher(problem, 20)
+    counts = (("train", 70), ("validation", 20))
+    some = [sampling.samples(problem, teacher, Noises(stream, 0, count)) for stream, count in counts]
+    return lambda: rows.Cell(problem, 3, 0, 900, *some, Scratch(tmp_path_factory.mktemp("row")))
 
 
-@pytest.mark.parametrize("row", [*ROWS, *stage.SPECIAL])
-def test_every_row_gives_a_solver_for_its_nfe_and_says_what_it_cost(row, task):
-    given = task()
-    table, cost = rows.make(row, ROWS, given)
+@pytest.mark.parametrize("row", [row for row in ROWS if row != "teacher"])
+def test_every_row_gives_a_solver_for_its_nfe_and_says_what_it_cost(row, cell):
+    given = cell()
+    table, cost = rows.make(row, ROWS[row], given)
     assert table.nfe == 3
-    assert sample(given.model.denoiser, table, given.validation.x_T).isfinite().all()
-    assert cost["evaluations"] <= 3 * given.budget or row not in ROWS or "optimizer" in ROWS[row]
+    assert sample(given.problem.denoiser, table, given.validation.x_T).isfinite().all()
+    assert cost["evaluations"] <= 3 * given.budget or "learns" not in ROWS[row]
     assert (cost["evaluations"] == 0) == (row == "dmn")
 
 
-def test_what_learns_comes_nearer_than_where_it_starts(task):
-    given = task()
+def test_what_learns_comes_nearer_than_where_it_starts(cell):
+    given = cell()
 
     def error(table):
-        return gauss_newton.mean_distance(table, given.model.denoiser, given.validation, rows.APART, 50)
+        return gauss_newton.mean_distance(table, given.problem.denoiser, given.validation, rows.DISTANCE, 50)
 
-    found = {row: error(rows.make(row, ROWS, task())[0]) for row in ("classical", "lms_fit", "gs_fit", "free_fit")}
+    found = {row: error(rows.make(row, ROWS[row], cell())[0]) for row in ("classical", "lms_fit", "gs_fit", "free_fit")}
     assert max(found["lms_fit"], found["gs_fit"], found["free_fit"]) < 0.7 * found["classical"]
 
 
@@ -124,33 +132,61 @@ def test_the_tables_mark_the_lowest_and_say_how_far_ahead_free_is():
 
 def test_the_page_is_of_the_rows_that_are_there_and_the_documentation_shows_it(tmp_path, monkeypatch):
     """In the documentation are the distances to the teacher's samples, the first table of every section."""
-    place, shown = Path(stage.__file__).parent, Path("docs/benchmarks.md").read_text()
-    shutil.copytree(place / "results", tmp_path / "results")
-    shutil.copy(place / "params.yaml", tmp_path)
+    shown = Path("docs/results/benchmarks.md").read_text()
+    shutil.copytree(HERE / "results", tmp_path / "results")
+    for name in ("params.yaml", timings.FILE):
+        shutil.copy(HERE / name, tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert CliRunner().invoke(stage.main, ["report"]).exit_code == 0
+    report.main()
     tables = Path("results/tables.md").read_text()
-    assert (place / "results/tables.md").read_text() == tables
+    assert (HERE / "results/tables.md").read_text() == tables
     for section in tables.split("## ")[1:]:
         assert next(part for part in section.split("\n\n") if part.startswith("|")) in shown
 
 
-def test_from_pairs_to_the_page(tmp_path, monkeypatch):
-    """The pipeline's stages on a small mixture's run; a row from other steps is one of its own."""
-    settings = yaml.safe_load(Path("benchmarks/rivals/params.yaml").read_text())
+def run(command, *arguments):
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+
+
+def seconds_in(tables):
+    """The rows of the table of seconds."""
+    return tables.split(page.MEASURES["seconds"])[1].split("\n\n")[1].split("\n", 2)[2]
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """An empty project of a small mixture's comparison, to work in."""
     few = {"nfe": [3], "train": 40, "validation": 20, "samples": {"mixture": 60}, "reference": 60, "budget": 400}
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text(yaml.safe_dump(settings | few | {"models": ["mixture"], "teacher": {"mixture": 10}}))
+    YAML(typ="safe").dump(SETTINGS | few | {"models": ["mixture"], "teacher": {"mixture": 10}}, Path("params.yaml"))
+    Path(timings.FILE).write_text("{}")
 
-    def run(*arguments):
-        result = CliRunner().invoke(stage.main, [str(a) for a in arguments])
-        assert result.exit_code == 0, result.output
 
-    run("reference", "mixture")
-    run("pairs", "mixture", 0)
-    for row in (["teacher"], ["dmn"], ["gs"], ["gs", "--steps", "edm"]):
-        run("learn", "mixture", 0, *row)
-    run("report")
-    lines = Path("results/tables.md").read_text().splitlines()
+def test_from_pairs_to_the_page(small):
+    """A row from another schedule is one of its own; seconds come onto the page when they are told to."""
+    run(reference.main, "mixture")
+    run(pairs.main, "mixture", 0)
+    for row in (["teacher"], ["dmn"], ["gs"], ["gs", "--schedule", "edm"]):
+        run(learn.main, "mixture", 0, *row)
+    report.main()
+    before = Path("results/tables.md").read_text()
+    assert seconds_in(before) == "| dmn | - |\n| gs | - |\n| gs_edm | - |"
+    timings.main()
+    report.main()
+    took = {row: read_json(timings.FILE)[f"mixture/{row}-0"]["3"] for row in ("dmn", "gs", "gs_edm")}
+    shown = seconds_in(Path("results/tables.md").read_text())
+    assert shown == "\n".join(f"| {row} | {seconds:.0f} |" for row, seconds in took.items())
+    lines = before.splitlines()
     own, edm = (next(line for line in lines if line.startswith(f"| {row} |")) for row in ("gs", "gs_edm"))
     assert own.split("|")[2] != edm.split("|")[2]
+
+
+def test_a_row_made_again_is_the_same_file(small):
+    """No result has a time of day or of a clock in it."""
+    run(pairs.main, "mixture", 0)
+    run(reference.main, "mixture")
+    run(learn.main, "mixture", 0, "dmn")
+    first = Path("results/mixture/dmn-0.json").read_bytes()
+    run(learn.main, "mixture", 0, "dmn")
+    assert Path("results/mixture/dmn-0.json").read_bytes() == first

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from problems import NOISES, Gaussian, march, noises, wavy
+from support.problems import NOISES, Gaussian, march, noises, wavy
 
-from s4spipe import classical, steps
-from s4spipe.sampling import sample
-from s4spipe.tableau import Tableau
+from s4spipe.sampling.loop import sample
+from s4spipe.sampling.tableau import Tableau
+from s4spipe.solvers import registry, timesteps
 
 
 def on_wavy(x, t, condition):
@@ -12,8 +12,7 @@ def on_wavy(x, t, condition):
 
 
 def tableau(solver="dpmpp_3m", nfe=5):
-    noise = NOISES["ve"]
-    return classical.build(solver, noise, steps.build("edm", noise, nfe))
+    return registry.make(solver, "edm", NOISES["ve"], nfe)
 
 
 def test_the_loop_is_the_tableaus_definition():
@@ -23,6 +22,70 @@ def test_the_loop_is_the_tableaus_definition():
         d.append(wavy(y, table.t_c[i]))
         y = torch.einsum("j,j...->...", table.W[i, : i + 1], torch.stack(d)) + table.c[i] * x_T
     torch.testing.assert_close(sample(on_wavy, table, x_T), y, rtol=1e-12, atol=1e-12)
+
+
+RECORDED = ["ddim", "unipc_bh2", "heun", "dpm_3s", "parallel_midpoints", "ipndm_afs"]
+
+
+@pytest.mark.parametrize("key", ["ve", "vp_linear", "flow"])
+@pytest.mark.parametrize("solver", RECORDED)
+def test_the_tableaus_states_are_those_of_the_loop(solver, key):
+    """Of every evaluation, in order, whether it is made alone or beside others; and the sample as the last."""
+    noise, shown = NOISES[key], []
+    table, x_T = registry.make(solver, "edm", noise, 6), noises(3, scale=noise.sigma_T)
+
+    def denoiser(x, t, condition):
+        shown.extend(x.split(len(x_T)))
+        return wavy(x, t)
+
+    x_0 = sample(denoiser, table, x_T)
+    d = [wavy(x, t) for x, t in zip(shown, table.t_c, strict=True)]
+    for i, y in enumerate([*shown, x_0]):
+        torch.testing.assert_close(
+            table.state(i, x_T, d), y, rtol=1e-12, atol=1e-12
+        )  # later predictions change nothing
+        torch.testing.assert_close(table.state(i, x_T, d[:i]), y, rtol=1e-12, atol=1e-12)
+
+
+def test_a_tableaus_state_is_like_the_noise():
+    table, x_T = tableau("ipndm_afs"), noises(2)
+    d = list(noises(5, 6, seed=1).view(5, 2, 3))
+    for i in range(table.nfe + 1):
+        exact, single = table.state(i, x_T, d), table.state(i, x_T.float(), [v.float() for v in d])
+        assert (exact.dtype, single.dtype) == (torch.float64, torch.float32)
+        torch.testing.assert_close(single.double(), exact, rtol=1e-5, atol=1e-4 * exact.abs().max().item())
+    empty = x_T.to("meta")
+    assert table.state(5, empty, [empty] * 5).device == empty.device
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("solver", RECORDED)
+def test_a_recording_is_what_the_denoiser_was_asked_and_answered(solver, dtype):
+    table, x_T = tableau(solver, 6), noises(3, scale=80.0).to(dtype)
+    asked, answered = [], []
+
+    def denoiser(x, t, condition):
+        asked.extend(x.split(len(x_T)))
+        answered.extend((out := wavy(x, t)).split(len(x_T)))
+        return out
+
+    recording = sample(denoiser, table, x_T, record=True)
+    assert torch.equal(recording.x_0, sample(on_wavy, table, x_T))
+    assert recording.x_0.dtype == dtype
+    assert torch.equal(recording.states[-1].to(dtype), recording.x_0)
+    assert {y.dtype for y in recording.states} == {torch.float64}
+    for ours, theirs in ((recording.states[:-1], asked), (recording.predictions, answered)):
+        assert len(ours) == table.nfe
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_gradients_flow_through_a_recording():
+    table, x_T = tableau(), noises(2, scale=80.0).requires_grad_()
+    recording = sample(on_wavy, table, x_T, record=True)
+    slopes = [torch.autograd.grad(x.sum(), x_T, retain_graph=True)[0] for x in (recording.x_0, *recording.predictions)]
+    (plain,) = torch.autograd.grad(sample(on_wavy, table, x_T).sum(), x_T)
+    torch.testing.assert_close(slopes[0], plain)
+    assert all(slope.any() for slope in slopes)
 
 
 @pytest.mark.parametrize("nfe", [1, 3, 10])
@@ -48,7 +111,7 @@ def test_the_condition_reaches_every_call():
 
 def test_parallel_evaluations_are_one_call_with_the_same_result():
     noise = NOISES["ve"]
-    table = classical.build("parallel_midpoints", noise, steps.build("edm", noise, 3), nfe=8)
+    table = registry.build("parallel_midpoints", noise, timesteps.build("edm", noise, 3), nfe=8)
     problem, x_T, condition = Gaussian(noise), noises(5, scale=80.0), torch.arange(5)
     seen = []
 
@@ -67,8 +130,8 @@ def test_parallel_evaluations_are_one_call_with_the_same_result():
 def test_afs_is_the_solver_whose_first_evaluation_is_the_noise_itself(solver):
     """For data N(0, 1) the analytic first evaluation is exact: the same result for one evaluation less."""
     noise = NOISES["vp_linear"]
-    problem, t, x_T = Gaussian(noise, mean=0.0, std=1.0), steps.build("edm", noise, 5), noises()
-    plain, afs = (classical.build(name, noise, t) for name in (solver, f"{solver}_afs"))
+    problem, t, x_T = Gaussian(noise, mean=0.0, std=1.0), timesteps.build("edm", noise, 5), noises()
+    plain, afs = (registry.build(name, noise, t) for name in (solver, f"{solver}_afs"))
     assert afs.nfe == plain.nfe - 1
     torch.testing.assert_close(sample(problem, afs, x_T), sample(problem, plain, x_T), rtol=1e-9, atol=1e-9)
 

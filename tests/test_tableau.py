@@ -4,13 +4,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import NOISES, noises, wavy
+from support.problems import NOISES, noises, wavy
 
-from s4spipe import classical, steps
-from s4spipe.errors import UserError
 from s4spipe.noise import VE
-from s4spipe.sampling import sample
-from s4spipe.tableau import Tableau
+from s4spipe.runtime.errors import UserError
+from s4spipe.sampling.loop import sample
+from s4spipe.sampling.tableau import Tableau, load_all, save_all
+from s4spipe.solvers import registry, timesteps
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -41,10 +41,10 @@ def test_saved_and_loaded_it_is_the_same_to_the_bit_and_byte(tableau, tmp_path_f
 
 
 @pytest.mark.parametrize("key", NOISES)
-@pytest.mark.parametrize("solver", classical.CLASSICAL)
+@pytest.mark.parametrize("solver", registry.CLASSICAL)
 def test_loaded_it_samples_identically(solver, key, tmp_path):
     noise = NOISES[key]
-    tableau = classical.build(f"{solver}_afs", noise, steps.build("logsnr", noise, 10))
+    tableau = registry.build(f"{solver}_afs", noise, timesteps.build("logsnr", noise, 10))
     tableau.save(tmp_path / "solver.json")
     x_T = noises()
     a, b = (
@@ -54,7 +54,7 @@ def test_loaded_it_samples_identically(solver, key, tmp_path):
 
 
 def test_a_file_of_the_first_schema_loads(tmp_path):
-    tableau = classical.build("dpmpp_2m", VE(), steps.build("edm", VE(), 4))
+    tableau = registry.build("dpmpp_2m", VE(), timesteps.build("edm", VE(), 4))
     tableau.save(tmp_path / "new.json")
     data = json.loads((tmp_path / "new.json").read_text()) | {"schema": 1}
     del data["steps"], data["c_0"]
@@ -66,7 +66,7 @@ def test_a_file_of_the_first_schema_loads(tmp_path):
 @pytest.mark.parametrize("key", NOISES)
 def test_a_file_of_ten_evaluations_is_small(key, tmp_path):
     noise = NOISES[key]
-    classical.build("unipc_bh2", noise, steps.build("edm", noise, 10)).save(tmp_path / "solver.json")
+    registry.build("unipc_bh2", noise, timesteps.build("edm", noise, 10)).save(tmp_path / "solver.json")
     assert (tmp_path / "solver.json").stat().st_size < 20_000
 
 
@@ -120,11 +120,74 @@ RULES = {
 @pytest.mark.parametrize(("edit", "says"), RULES.values(), ids=RULES)
 def test_a_corrupt_file_is_refused_in_one_sentence_that_names_it(edit, says, tmp_path):
     path = tmp_path / "solver.json"
-    classical.build("dpmpp_2m", VE(), steps.build("edm", VE(), 3)).save(path)
+    registry.build("dpmpp_2m", VE(), timesteps.build("edm", VE(), 3)).save(path)
     path.write_text(json.dumps(edit(json.loads(path.read_text()))))
     with pytest.raises(UserError, match=f"solver.json: .*{says}") as error:
         Tableau.load(path)
     assert "\n" not in str(error.value)
+
+
+def some_tables():
+    """As different as they may be: one makes its first step without the network, one's noise is a long table."""
+    return [
+        registry.make("dpmpp_2m", "edm", VE(), 3),
+        registry.make("ipndm_afs", "logsnr", NOISES["vp_discrete"], 4),
+        registry.make("heun", [1.0, 0.5, 0.001], NOISES["vp_linear"], 4),
+    ]
+
+
+@given(tables=st.lists(tableaux(), min_size=1, max_size=4))
+def test_several_in_one_file_are_the_same_to_the_bit_and_byte(tables, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tableaux")
+    tables += some_tables()
+    save_all(folder / "a.json", tables)
+    again = load_all(folder / "a.json")
+    save_all(folder / "b.json", again)
+    assert [table.to_dict() for table in again] == [table.to_dict() for table in tables]
+    assert (folder / "a.json").read_bytes() == (folder / "b.json").read_bytes()
+    assert len((folder / "a.json").read_text().splitlines()) == len(tables) + 2  # a line each
+
+
+@pytest.mark.parametrize(("edit", "says"), RULES.values(), ids=RULES)
+def test_a_corrupt_one_among_several_is_refused_by_the_name_of_the_file(edit, says, tmp_path):
+    path = tmp_path / "starts.json"
+    save_all(path, [registry.make("dpmpp_2m", "edm", VE(), 3)] * 2)
+    first, second = json.loads(path.read_text())
+    path.write_text(json.dumps([first, edit(second)]))
+    with pytest.raises(UserError, match=f"starts.json: .*{says}") as error:
+        load_all(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "3", "null", "[", '"starts"', None])
+def test_a_file_of_no_tableaux_is_told(content, tmp_path):
+    path = tmp_path / "starts.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=r"starts\.json"):
+        load_all(path)
+
+
+def test_a_single_solvers_file_is_no_list_and_a_list_no_solver(tmp_path):
+    (table, *_), path = some_tables(), tmp_path / "x.json"
+    table.save(path)
+    with pytest.raises(UserError, match=r"x\.json: .*list"):
+        load_all(path)
+    save_all(path, [table])
+    with pytest.raises(UserError, match=r"x\.json: .*object"):
+        Tableau.load(path)
+
+
+def test_detached_it_has_the_same_numbers_without_gradients():
+    table = registry.make("dpmpp_3m", "edm", VE(), 4)
+    c, t_c = (v.clone().requires_grad_() for v in (table.c, table.t_c))
+    learned = Tableau(table.t, t_c * 1, c * 1, table.W * c.sum() / c.sum(), table.noise, "x", {"a": 1}, c[0] / c[0])
+    plain = learned.detached()
+    assert plain.to_dict() == learned.to_dict()
+    for key in ("t", "t_c", "c_0", "c", "W"):
+        assert not getattr(plain, key).requires_grad
+        assert torch.equal(getattr(plain, key), getattr(learned, key))
+    assert learned.W.requires_grad
 
 
 @pytest.mark.parametrize(
@@ -138,22 +201,21 @@ def test_a_truncated_or_missing_file_is_told(content, says, tmp_path):
 
 
 def test_an_upper_triangle_is_refused():
-    base = classical.build("ddim", VE(), steps.build("edm", VE(), 3))
+    base = registry.build("ddim", VE(), timesteps.build("edm", VE(), 3))
     with pytest.raises(UserError, match="lower triangular"):
         Tableau(base.t, base.t_c, base.c, base.W + torch.ones(3, 3).triu(1), base.noise, "x")
 
 
 def test_stages_are_evaluations_that_do_not_need_one_another():
-    costs = classical.costs("parallel_midpoints", 8)
-    table = classical.build("parallel_midpoints", VE(), steps.build("edm", VE(), len(costs)), nfe=8)
+    table = registry.make("parallel_midpoints", "edm", VE(), 8)
     assert table.stages == [range(1), range(1, 3), range(3, 4), range(4, 6), range(6, 7), range(7, 8)]
     assert (table.nfe, table.depth) == (8, 6)
     for solver in ("ddim", "unipc_bh2", "dpm_3s"):
-        table = classical.build(solver, VE(), steps.build("edm", VE(), 4))
+        table = registry.build(solver, VE(), timesteps.build("edm", VE(), 4))
         assert table.depth == table.nfe
 
 
 def test_other_precisions_are_refused():
-    base = classical.build("ddim", VE(), steps.build("edm", VE(), 3))
+    base = registry.build("ddim", VE(), timesteps.build("edm", VE(), 3))
     with pytest.raises(UserError, match="float64"):
         Tableau(base.t, base.t_c, base.c.float(), base.W, base.noise, "x")

@@ -2,37 +2,48 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.rivals.models import Model
-from s4spipe import classical, distance, search, steps
-from s4spipe.distill import fit as adam
-from s4spipe.distill import frechet, free, gauss_newton
-from s4spipe.families import FAMILIES, Family, Free, Times
-from s4spipe.files import Scratch
-from s4spipe.pairs import Pairs, draw
-from s4spipe.params import Fit
-from s4spipe.sampling import sample
-from s4spipe.tableau import Tableau
+from benchmarks.rivals.problems.problem import Problem
+from s4spipe.features.base import frechet
+from s4spipe.learning import adam, distance, families, gauss_newton, refinement, starts
+from s4spipe.learning.families import Family, Free, Times
+from s4spipe.learning.pairs import Pairs
+from s4spipe.learning.task import COEFFICIENTS, TIMES, Task
+from s4spipe.noise import NoiseSchedule
+from s4spipe.runtime.scratch import Scratch
+from s4spipe.sampling.batches import draw
+from s4spipe.sampling.loop import sample
+from s4spipe.sampling.tableau import Tableau
+from s4spipe.solvers import registry, searched_schedules, timesteps
 
 CLASSICAL = ("ddim", "dpmpp_2m", "dpmpp_3m", "ipndm", "deis_tab", "unipc_bh1", "unipc_bh2")
 SCHEDULES = ("time_uniform", "time_quadratic", "edm", "logsnr", "vp_uniform", "vp_quadratic")
-APART = distance.pseudo_huber
-AT_ONCE, BATCH, RATE = 200, 20, 0.03
-FIT = Fit(init="dpmpp_3m", starts=list(SCHEDULES), distance="pseudo_huber", pairs=1, validation_pairs=1, batch_size=200,
-          steps=10, seed=0)  # fmt: skip
+ORDER = 3
+DISTANCE = distance.pseudo_huber
+MICRO_BATCH_SIZE = 200
+ADAM_BATCH_SIZE, LEARNING_RATE = 20, 0.03
+NEWTON_BATCH_SIZE, NEWTON_STEPS = 200, 10
+FREE_START, SKIP = "dpmpp_3m", (0.0, 0.1, 0.2, 0.3)
 REFINEMENTS = 3
 
+Cost = dict[str, Any]
 
-@dataclass
-class Task:
-    """One cell's circumstances. Rows of a model share the pairs of a seed."""
 
-    model: Model
+@dataclass(frozen=True)
+class Cell:
+    """What a row is given: a problem, an NFE and a seed, with the pairs of that seed.
+
+    Attributes:
+        budget: evaluations that a rival may spend on a fit, for every evaluation of a sample.
+    """
+
+    problem: Problem
     nfe: int
     seed: int
     budget: int
@@ -41,117 +52,120 @@ class Task:
     scratch: Scratch
 
     @property
-    def noise(self):
-        return self.model.denoiser.noise_schedule
+    def noise(self) -> NoiseSchedule:
+        return self.problem.denoiser.noise_schedule
 
-    def schedule(self, name: str, solver: str) -> Tensor:
-        return steps.build(name, self.noise, len(classical.costs(solver, self.nfe)))
+    def classical(self, solver: str, schedule: str) -> Tableau:
+        return registry.make(solver, schedule, self.noise, self.nfe)
+
+    def task(self, student: Family) -> Task:
+        return Task(student, self.problem.denoiser, self.training, self.validation, self.scratch, self.seed,
+                    MICRO_BATCH_SIZE)  # fmt: skip
 
 
-def best_classical(task: Task) -> tuple[Tableau, dict]:
-    """The classical solver and schedule with the smallest Fréchet distance to the teacher, in the judge's own eyes and
-    on the pairs: the most that a classical row can get."""
-    pairs = task.training
-    goal = frechet.statistics(task.model.judge(pairs.x_0).double())
+def best_classical(cell: Cell) -> tuple[Tableau, Cost]:
+    """The classical solver and schedule with the smallest Fréchet distance to the teacher, by the judge's own features
+    and on the pairs: the most that a classical row can get."""
+    pairs, judge = cell.training, cell.problem.judge
+    goal = frechet.statistics(judge(pairs.x_0).double())
 
     @torch.no_grad()
     def score(table: Tableau) -> float:
-        ends = [_sampled(task, table, pairs.take(index)) for index in torch.arange(len(pairs)).split(AT_ONCE)]
-        return frechet.distance(task.model.judge(torch.cat(ends)).double(), goal)[0]
+        ends = [_samples(cell, table, index) for index in torch.arange(len(pairs)).split(MICRO_BATCH_SIZE)]
+        return frechet.distance_and_slope(judge(torch.cat(ends)).double(), goal)[0]
 
-    tables = [
-        classical.build(solver, task.noise, task.schedule(schedule, solver), {"row": f"{solver}, {schedule}"})
-        for solver in CLASSICAL
-        for schedule in SCHEDULES
-    ]
-    return min(tables, key=score), {"evaluations": len(tables) * len(pairs) * task.nfe}
+    tables = {
+        f"{solver}, {schedule}": cell.classical(solver, schedule) for solver in CLASSICAL for schedule in SCHEDULES
+    }
+    best = min(tables, key=lambda name: score(tables[name]))
+    return tables[best], {"evaluations": len(tables) * len(pairs) * cell.nfe, "solver": best}
 
 
-def gits(task: Task, points: int = 60, noises: int = 64, solver: str = "ipndm_4") -> tuple[Tableau, dict]:
+def gits(cell: Cell, points: int = 60, noises: int = 64, solver: str = "ipndm_4") -> tuple[Tableau, Cost]:
     """iPNDM on the schedule of GITS, with its paper's coefficient."""
-    fine = steps.build("edm", task.noise, points)
-    x_T, condition = draw(task.model.denoiser, "search", task.seed, range(noises))
+    fine, denoiser = timesteps.build("edm", cell.noise, points), cell.problem.denoiser
+    x_T, condition = draw(denoiser, "search", cell.seed, range(noises))
     with torch.inference_mode():
-        costs = search.jump_costs(task.model.denoiser, x_T, condition, solver, fine)
-    t = fine[search.cheapest_paths(costs, 1.15)[task.nfe]]
-    return classical.build("ipndm", task.noise, t), {"evaluations": noises * points}
+        costs = searched_schedules.jump_costs(denoiser, x_T, condition, solver, fine)
+    t = fine[searched_schedules.cheapest_paths(costs, 1.15)[cell.nfe]]
+    return registry.build("ipndm", cell.noise, t), {"evaluations": noises * points}
 
 
-def dmn(task: Task) -> tuple[Tableau, dict]:
+def dmn(cell: Cell) -> tuple[Tableau, Cost]:
     """UniPC on the schedule of DMN."""
-    return classical.build("unipc_bh2", task.noise, search.dmn(task.noise, task.nfe, "logsnr")), {"evaluations": 0}
+    t = searched_schedules.dmn(cell.noise, cell.nfe, "logsnr")
+    return registry.build("unipc_bh2", cell.noise, t), {"evaluations": 0}
 
 
-def learned(task: Task, settings: dict) -> tuple[Tableau, dict]:
+def learned(cell: Cell, settings: dict[str, Any]) -> tuple[Tableau, Cost]:
     """A family by Adam, within the budget."""
-    init, learns, t = settings["init"], settings["learns"], task.schedule(settings["steps"], settings["init"])
-    times = None if learns == "coefficients" else Times(task.noise, t)
-    student = FAMILIES[settings["family"]](init, task.noise, t, task.nfe, 3, times, False)
-    each = (3 + (settings["radius"] > 0)) * len(task.training) + len(task.validation)
-    epochs = task.budget // each
-    adam.fit(student, plan(learns, epochs), task.model.denoiser, task.training, task.validation, APART,
-             batch_size=BATCH, at_once=AT_ONCE, learning_rate=RATE, radius=settings["radius"], seed=task.seed,
-             scratch=task.scratch)  # fmt: skip
-    return student(), {"evaluations": epochs * each * task.nfe}
+    learns, radius = settings["learns"], settings["radius"]
+    start = cell.classical(settings["solver"], settings["schedule"])
+    times = None if learns == "coefficients" else Times(cell.noise, start.t)
+    student = families.make(settings["family"], start, times, order=ORDER)
+    each = (3 + (radius > 0)) * len(cell.training) + len(cell.validation)
+    epochs = cell.budget // each
+    rates = adam.Adam(ADAM_BATCH_SIZE, LEARNING_RATE, radius)
+    adam.fit(cell.task(student), phases(learns, epochs), DISTANCE, rates)
+    return student(), {"evaluations": epochs * each * cell.nfe}
 
 
-def plan(learns: str, epochs: int) -> list[adam.Phase]:
+def phases(learns: str, epochs: int) -> list[adam.Phase]:
     """So many epochs for times, coefficients, both jointly, or alternating after two for the times."""
-    both = (adam.COEFFICIENTS, adam.TIMES)
     if learns == "alternating":
-        turns = [(adam.TIMES,), (adam.TIMES,), *([(adam.TIMES,), (adam.COEFFICIENTS,)] * math.ceil(epochs / 2))]
+        turns = [(TIMES,), (TIMES,), *([(TIMES,), (COEFFICIENTS,)] * math.ceil(epochs / 2))]
         return [adam.Phase(turn, 1) for turn in turns[:epochs]]
-    return [adam.Phase({"joint": both, "times": (adam.TIMES,), "coefficients": (adam.COEFFICIENTS,)}[learns], epochs)]
+    what = {"joint": (COEFFICIENTS, TIMES), "times": (TIMES,), "coefficients": (COEFFICIENTS,)}[learns]
+    return [adam.Phase(what, epochs)]
 
 
-def newton(task: Task, students: list[Family]) -> tuple[Family, int]:
-    """The most promising student by Gauss-Newton, and the evaluations spent; all validation pairs see it."""
-    some, denoiser = task.training.take(torch.arange(free.TRIED)), task.model.denoiser
-    student = min(students, key=lambda s: gauss_newton.mean_distance(s(), denoiser, some, APART, AT_ONCE))
-    history = gauss_newton.fit(student, (adam.COEFFICIENTS, adam.TIMES), denoiser, task.training, task.validation,
-                               APART, seed=task.seed, steps=FIT.steps, batch_size=FIT.batch_size, at_once=AT_ONCE,
-                               scratch=task.scratch)  # fmt: skip
-    return student, len(students) * free.TRIED * task.nfe + history[-1]["evaluations"]
+def newton(cell: Cell, students: Sequence[Family]) -> tuple[Family, int]:
+    """The most promising student by Gauss-Newton, and the evaluations spent. Validation is by all pairs."""
+    trial, denoiser = cell.training.take(torch.arange(starts.TRIAL_PAIRS)), cell.problem.denoiser
+    student = min(students, key=lambda s: gauss_newton.mean_distance(s(), denoiser, trial, DISTANCE, MICRO_BATCH_SIZE))
+    history = gauss_newton.fit(cell.task(student), (COEFFICIENTS, TIMES), DISTANCE, NEWTON_BATCH_SIZE, NEWTON_STEPS)
+    return student, len(students) * starts.TRIAL_PAIRS * cell.nfe + history[-1]["evaluations"]
 
 
-def fitted(task: Task, settings: dict) -> tuple[Tableau, dict]:
+def fitted(cell: Cell, settings: dict[str, Any]) -> tuple[Tableau, Cost]:
     """A family fitted as `free` is, its times learned too, from the best of the schedules."""
-    init, family = settings["init"], FAMILIES[settings["family"]]
-    students = [
-        family(init, task.noise, t, task.nfe, 3, Times(task.noise, t), False)
-        for t in (task.schedule(name, init) for name in SCHEDULES)
-    ]
-    student, spent = newton(task, students)
+    tables = [cell.classical(settings["solver"], schedule) for schedule in SCHEDULES]
+    students = [families.make(settings["family"], t, Times(cell.noise, t.t), order=ORDER) for t in tables]
+    student, spent = newton(cell, students)
     return student(), {"evaluations": spent}
 
 
-def ours(task: Task, refined: bool) -> tuple[Tableau, dict]:
+def free(cell: Cell, refined: bool) -> tuple[Tableau, Cost]:
     """The solver `free`, with the pipeline's settings."""
-    student, spent = newton(task, [Free(start) for start in free.starts(FIT, task.noise, task.nfe)])
+    tables = [cell.classical(FREE_START, schedule) for schedule in SCHEDULES]
+    student, spent = newton(cell, [Free(starts.late(table, skip)) for table in tables for skip in SKIP])
     if refined:
-        history = frechet.refine(student, task.model.denoiser, task.training, task.validation, task.model.seen,
-                                 at_once=AT_ONCE, steps=REFINEMENTS, seed=task.seed, scratch=task.scratch)  # fmt: skip
+        history = refinement.refine(cell.task(student), cell.problem.seen, REFINEMENTS)
         spent += history[-1]["evaluations"]
     return student(), {"evaluations": spent}
 
 
-def make(row: str, rows: dict[str, dict], task: Task) -> tuple[Tableau, dict]:
-    """The row's solver, and what it cost: network evaluations and seconds of a core."""
-    special: dict[str, Callable] = {
-        "classical": best_classical,
-        "gits": gits,
-        "dmn": dmn,
-        "free_fit": lambda task: ours(task, refined=False),
-        "free": lambda task: ours(task, refined=True),
-    }
+SPECIAL: dict[str, Callable[[Cell], tuple[Tableau, Cost]]] = {
+    "classical": best_classical,
+    "gits": gits,
+    "dmn": dmn,
+    "free_fit": lambda cell: free(cell, refined=False),
+    "free": lambda cell: free(cell, refined=True),
+}
+
+
+def make(row: str, settings: dict[str, Any], cell: Cell) -> tuple[Tableau, Cost]:
+    """The row's solver by its settings in params.yaml, and what it cost: network evaluations, and seconds of a core."""
     started = time.process_time()
-    if row in special:
-        table, cost = special[row](task)
+    if row in SPECIAL:
+        table, cost = SPECIAL[row](cell)
     else:
-        by = fitted if rows[row].get("optimizer") == "gauss_newton" else learned
-        table, cost = by(task, rows[row])
+        by = fitted if settings.get("optimizer") == "gauss_newton" else learned
+        table, cost = by(cell, settings)
     return table, cost | {"seconds": time.process_time() - started}
 
 
-def _sampled(task: Task, table: Tableau, pairs: Pairs) -> Tensor:
-    return sample(task.model.denoiser, table, pairs.x_T, pairs.condition)
+def _samples(cell: Cell, table: Tableau, index: Tensor) -> Tensor:
+    """The table's samples from the noises of some pairs."""
+    some = cell.training.take(index)
+    return sample(cell.problem.denoiser, table, some.x_T, some.condition)

@@ -1,21 +1,5 @@
-"""Networks that look at images: for FID and its kin, and for the perceptual distance."""
+"""Networks that compute features of images: one package each, and their common part in `base`."""
 
-from importlib import import_module
+from s4spipe.features.base.loading import FOR_DISTANCE, FOR_FID, MODES, load
 
-import torch
-
-from s4spipe.errors import unknown
-
-# A module here for each, with `load(path, mode)`. For FID: called with float32 images in [0, 255], it gives features
-# [B, d], and its `resize` makes an image fit. For the perceptual distance: it has `distance` of images in [-1, 1].
-FOR_FID = ("digits", "inception")
-FOR_DISTANCE = ("digits", "lpips")
-MODES = ("clean", "legacy_tensorflow")  # of FID: what resizes the images for Inception
-
-
-def load(network: str, path: str, device: torch.device, mode: str = "clean") -> torch.nn.Module:
-    """The named network out of the file `path`, frozen, on `device`. Raises UserError for a file that is not it."""
-    if network not in FOR_FID + FOR_DISTANCE:
-        raise unknown("features network", network, {*FOR_FID, *FOR_DISTANCE})
-    net = import_module(f"{__name__}.{network}").load(path, mode)
-    return net.to(device).eval().requires_grad_(False)
+__all__ = ["FOR_DISTANCE", "FOR_FID", "MODES", "load"]

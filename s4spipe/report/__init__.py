@@ -1,1 +1,1 @@
-"""Tables and figures of a finished run, from its per-cell results alone."""
+"""Tables, figures and a page of a finished run, from what was written down of its cells."""

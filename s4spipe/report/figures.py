@@ -1,25 +1,38 @@
-"""The figures of a run, drawn with matplotlib: saved as PNG, or as SVG in the page, in the page's colours."""
+"""The figures of a run, drawn by matplotlib: as PNG files, or as SVG within the page, in the colours of its text."""
 
 import itertools
 import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
+from html import escape
 from io import StringIO
 from pathlib import Path
+from typing import Any, ParamSpec
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from torch import Tensor
 
-from s4spipe.files import atomic
-from s4spipe.report.tables import Metrics, gap_closed
-from s4spipe.tableau import Tableau
+from s4spipe.evaluation.thumbnails import tile
+from s4spipe.report.tables import Metrics, by_solver, gap_closed, teacher
+from s4spipe.runtime.errors import needs
+from s4spipe.runtime.files import atomic
+from s4spipe.sampling.tableau import Tableau
 
-INK = "#000001"  # a black that is told from any other: on the page, the colour of its text
+with needs("pipeline", "drawing figures"):
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+Arguments = ParamSpec("Arguments")
+
+INK = "#000001"  # a black that differs from any other; on the page it becomes the colour of the text
 GREY = "#8b9199"
 INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color")
-STYLE = dict.fromkeys(INKED, INK) | {
+STYLE: dict[Any, Any] = {
+    **dict.fromkeys(INKED, INK),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "figure.constrained_layout.use": True,
@@ -30,15 +43,16 @@ MARKS = "ovs^Dp*hXP<>"  # of classical solvers
 WIDTH = 5.2  # inches: text keeps a readable size where the page is as wide as a phone
 
 
-def save(figure: plt.Figure, path: Path) -> None:
-    """PNG without the date, so that the same figure gives the same bytes."""
+def save(figure: Figure, path: Path) -> None:
+    """A PNG without the date, so that the same figure gives the same bytes."""
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=130, bbox_inches="tight", metadata={"Software": None})
     plt.close(figure)
 
 
-def svg(figure: plt.Figure, name: str) -> str:
-    """The figure as an <svg> element, drawn in the colour of the text around it; `name` sets its ids apart."""
+def svg(figure: Figure, name: str) -> str:
+    """The figure as an <svg> element, in the colour of the text around it; `name` is its label, and sets its ids apart
+    from those of other figures."""
     out = StringIO()
     with plt.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
         figure.savefig(out, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
@@ -46,36 +60,39 @@ def svg(figure: plt.Figure, name: str) -> str:
     text = out.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S)
     text = re.sub(r' id="(?:figure|axes|text|patch|line2d|matplotlib\.axis|xtick|ytick|legend|PathC)[^"]*"', "", text)
-    text = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{name}">', text)
+    label = escape(name)
+    text = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>',
+                  lambda found: f'<svg viewBox="{found[1]}" role="img" aria-label="{label}">', text)  # fmt: skip
     return text.replace(INK, "currentColor")
 
 
-def colours(learned: list[str]) -> dict[str, str]:
+def colours(learned: Iterable[str]) -> dict[str, str]:
+    """A colour for each learned solver."""
     return dict(zip(learned, itertools.cycle(COLOURS), strict=False))
 
 
-def _styled(draw):
-    def styled(*args, **kwargs):
+def _styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
+    @wraps(draw)
+    def styled(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
         with plt.rc_context(STYLE):
             return draw(*args, **kwargs)
 
     return styled
 
 
-def _legend_below(figure: plt.Figure, axes: plt.Axes, columns: int = 3) -> None:
+def _legend_below(figure: Figure, axes: Axes, columns: int = 3) -> None:
     figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=columns)
 
 
 @_styled
-def fid_against_nfe(metrics: Metrics, learned: list[str]) -> plt.Figure:
+def fid_against_nfe(metrics: Metrics, learned: Sequence[str]) -> Figure:
     """FID of every solver against NFE, on a log axis, with the teacher as a line."""
     figure, axes = plt.subplots(figsize=(WIDTH, 4.4))
-    marks, colour = itertools.cycle(MARKS), colours(learned)
-    for solver, cells in metrics.items():
-        nfe = [int(key.removeprefix("nfe")) for key in cells]
-        fid = [cell["fid"] for cell in cells.values()]
-        if solver == "teacher":
-            axes.axhline(fid[0], color=INK, linestyle="--", linewidth=1, label=f"teacher ({nfe[0]} NFE)")
+    marks, colour, target = itertools.cycle(MARKS), colours(learned), teacher(metrics)
+    for solver, cells in by_solver(metrics).items():
+        nfe, fid = list(cells), [numbers["fid"] for numbers in cells.values()]
+        if solver == target.solver:
+            axes.axhline(fid[0], color=INK, linestyle="--", linewidth=1, label=f"teacher ({target.nfe} NFE)")
         elif solver in colour:
             axes.plot(nfe, fid, "o-", color=colour[solver], linewidth=2.5, label=solver, zorder=3)
         else:
@@ -88,12 +105,12 @@ def fid_against_nfe(metrics: Metrics, learned: list[str]) -> plt.Figure:
 
 
 @_styled
-def gaps(metrics: Metrics, learned: list[str]) -> plt.Figure:
-    """The part of the gap between the best classical solver and the teacher that each learned solver closes."""
+def gaps(metrics: Metrics, learned: list[str]) -> Figure:
+    """The fraction of the gap between the best classical solver and the teacher that each learned solver closes."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
     for solver, colour in colours(learned).items():
-        nfe = [int(key.removeprefix("nfe")) for key in metrics[solver]]
-        axes.plot(nfe, [gap_closed(metrics, solver, n, learned) for n in nfe], "o-", color=colour, label=solver)
+        closed = {cell.nfe: gap_closed(metrics, cell, learned) for cell in metrics if cell.solver == solver}
+        axes.plot(list(closed), list(closed.values()), "o-", color=colour, label=solver)
     axes.axhline(1, color=INK, linestyle="--", linewidth=1, label="teacher")
     axes.axhline(0, color=GREY, linewidth=1, label="best classical")
     _nfe_axis(axes, metrics)
@@ -102,40 +119,42 @@ def gaps(metrics: Metrics, learned: list[str]) -> plt.Figure:
     return figure
 
 
-def _log_axis(axes: plt.Axes) -> None:
-    """With plain numbers at 1, 2 and 5 of every decade."""
+def _log_axis(axes: Axes) -> None:
+    """Label a log axis with plain numbers at 1, 2 and 5 of every decade."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
     axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
 
 
-def _nfe_axis(axes: plt.Axes, metrics: Metrics) -> None:
-    axes.set_xticks(sorted({int(key.removeprefix("nfe")) for s, c in metrics.items() if s != "teacher" for key in c}))
+def _nfe_axis(axes: Axes, metrics: Metrics) -> None:
+    target = teacher(metrics)
+    axes.set_xticks(sorted({cell.nfe for cell in metrics if cell.solver != target.solver}))
     axes.set_xlabel("NFE (network evaluations per sample)")
 
 
 @_styled
-def losses(histories: dict[str, list[dict]], learned: list[str]) -> plt.Figure:
-    """The loss on the validation pairs of every fit against its epoch, relative to the solver it started from (fits
-    need not use one distance); thin: on the training pairs, whose noises move. A dot: the epoch that was kept."""
+def losses(histories: dict[str, list[dict[str, Any]]], learned: Sequence[str]) -> Figure:
+    """The validation loss of every learned solver by epoch, divided by that of its initial solver, since solvers may
+    have different losses. Thin lines: the training loss, with moving noises. A dot marks the epoch that was kept."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
     for solver, history in histories.items():
         colour, start = colours(learned)[solver], history[0]["validation"]
         epochs, kept = [row["epoch"] for row in history], min(history, key=lambda row: row["validation"])
         axes.plot(epochs, [row["validation"] / start for row in history], color=colour, label=solver)
-        trained = [(row["epoch"], row["train"] / start) for row in history if row["train"] is not None]
-        axes.plot(*zip(*trained, strict=True), color=colour, linewidth=0.8, alpha=0.6)
+        trained = [row for row in history if row["train"] is not None]
+        train = [row["train"] / start for row in trained]
+        axes.plot([row["epoch"] for row in trained], train, color=colour, linewidth=0.8, alpha=0.6)
         axes.plot(kept["epoch"], kept["validation"] / start, "o", color=colour)
-    axes.set(xlabel="epoch", ylabel="loss, relative to the start")
+    axes.set(xlabel="epoch", ylabel="loss / initial loss")
     _log_axis(axes)
     _legend_below(figure, axes)
     return figure
 
 
 @_styled
-def schedules(tables: dict[str, Tableau], learned: list[str]) -> plt.Figure:
-    """The steps of every solver on the axis of sigma/alpha; rings: other times that the network is shown."""
+def schedules(tables: dict[str, Tableau], learned: Sequence[str]) -> Figure:
+    """The steps of every solver, by sigma/alpha. Rings are times shown to the network that are not steps."""
     figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.32 * len(tables)))
     for row, (solver, table) in enumerate(tables.items()):
         colour = colours(learned).get(solver, INK if solver == "teacher" else GREY)
@@ -144,7 +163,7 @@ def schedules(tables: dict[str, Tableau], learned: list[str]) -> plt.Figure:
         shown = table.t_c[~(table.t_c[:, None] - table.t).abs().lt(1e-6 * table.t_c[:, None]).any(1)]
         axes.plot(_noise_level(table, shown), [row] * len(shown), "o", color=colour, markersize=10, fillstyle="none")
     axes.set(xscale="log", xlabel="noise level (sigma/alpha)", ylim=(len(tables) - 0.5, -0.5))
-    axes.set_yticks(range(len(tables)), tables)
+    axes.set_yticks(range(len(tables)), list(tables))
     axes.invert_xaxis()
     axes.tick_params(axis="y", length=0)
     return figure
@@ -155,8 +174,8 @@ def _noise_level(table: Tableau, t: Tensor) -> np.ndarray:
 
 
 @_styled
-def trajectories(paths: dict[str, list], learned: list[str]) -> plt.Figure:
-    """A few samples' ways [n][S][2] by each solver, in the plane of the teacher's way; the ring is where that ends."""
+def trajectories(paths: dict[str, list[list[list[float]]]], learned: Sequence[str]) -> Figure:
+    """Trajectories [n][S][2] of a few samples of each solver, in the plane of the teacher's, whose end has a ring."""
     count = len(paths["teacher"])
     columns = min(2, count)
     rows = -(-count // columns)
@@ -167,7 +186,7 @@ def trajectories(paths: dict[str, list], learned: list[str]) -> plt.Figure:
             continue
         for solver, path in paths.items():
             x, y = zip(*path[sample], strict=True)
-            own = {"color": colours(learned).get(solver, GREY), "linewidth": 1.6, "zorder": 3}
+            own: dict[str, Any] = {"color": colours(learned).get(solver, GREY), "linewidth": 1.6, "zorder": 3}
             if solver == "teacher":
                 axes.plot(x[-1], y[-1], "o", color=INK, markersize=11, fillstyle="none")
                 own = {"color": INK, "linewidth": 1, "linestyle": "--", "zorder": 2}
@@ -177,17 +196,15 @@ def trajectories(paths: dict[str, list], learned: list[str]) -> plt.Figure:
 
 
 @_styled
-def sample_sheet(rows: list[tuple[str, np.ndarray]], title: str) -> plt.Figure:
-    """Images uint8 [n, C, H, W] of each labelled row, enlarged without smoothing; a column is one noise."""
+def sample_sheet(rows: list[tuple[str, np.ndarray]], title: str) -> Figure:
+    """Images, uint8 [n, C, H, W] in each labelled row, enlarged without smoothing. A column is one noise."""
     images = np.stack([row for _, row in rows])
-    height, width, n = len(rows), images.shape[1], images.shape[2]
-    pad = max(1, images.shape[-1] // 8)
-    tiles = np.pad(images, ((0, 0), (0, 0), (0, 0), (0, pad), (0, pad)), constant_values=255)
-    canvas = tiles.transpose(0, 3, 1, 4, 2).reshape(height * tiles.shape[3], width * tiles.shape[4], n)
-    figure, axes = plt.subplots(figsize=(1.6 + 0.62 * width, 0.5 + 0.62 * height))
-    axes.imshow(canvas.squeeze(-1) if n == 1 else canvas, cmap="gray", interpolation="nearest")
-    step_y, half = tiles.shape[3], images.shape[3] / 2
-    axes.set_yticks([i * step_y + half for i in range(height)], [name for name, _ in rows])
+    count, columns, _, height, width = images.shape
+    gap = max(1, width // 8)
+    pixels = tile(images, gap)
+    figure, axes = plt.subplots(figsize=(1.6 + 0.62 * columns, 0.5 + 0.62 * count))
+    axes.imshow(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, cmap="gray", interpolation="nearest")
+    axes.set_yticks([i * (height + gap) + height / 2 for i in range(count)], [name for name, _ in rows])
     axes.set_xticks([])
     axes.set_title(title, fontsize=9)
     axes.tick_params(length=0)
@@ -197,13 +214,13 @@ def sample_sheet(rows: list[tuple[str, np.ndarray]], title: str) -> plt.Figure:
 
 
 @_styled
-def coefficients(fits: dict[str, tuple[np.ndarray, np.ndarray]]) -> plt.Figure:
-    """Heat maps of each fit's (initial, learned) b [N, k]: rows are steps, the newest evaluation is on the left."""
-    steps = [len(b) for _, b in fits.values()]
+def coefficients(solvers: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Heat maps of each solver's initial and learned b [N, k]. A row is a step, newest evaluation on the left."""
+    steps = [len(b) for _, b in solvers.values()]
     size = (7, 0.6 + 0.38 * sum(steps) + 0.7 * len(steps))
-    figure, axes = plt.subplots(len(fits), 2, figsize=size, squeeze=False, gridspec_kw={"height_ratios": steps})
-    limit = max(np.abs(matrix).max() for pair in fits.values() for matrix in pair)
-    for row, (name, pair) in zip(axes, fits.items(), strict=True):
+    figure, axes = plt.subplots(len(solvers), 2, figsize=size, squeeze=False, gridspec_kw={"height_ratios": steps})
+    limit = max(np.abs(matrix).max() for pair in solvers.values() for matrix in pair)
+    for row, (name, pair) in zip(axes, solvers.items(), strict=True):
         for ax, title, matrix in zip(row, ("initial", "learned"), pair, strict=True):
             image = ax.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
             for (i, j), value in np.ndenumerate(matrix):

@@ -1,212 +1,193 @@
-"""results/report.html: a run in one file that needs nothing else, and the same for two runs side by side."""
+"""A run as one self-contained HTML page, and a page that compares two runs."""
 
 import base64
-from collections.abc import Iterable
-from html import escape
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from s4spipe.evaluation.thumbnails import picture, tile
+from s4spipe.pipeline.layout import Cell
 from s4spipe.report import figures
 from s4spipe.report.run import Run
 from s4spipe.report.tables import COLUMNS, gap_closed
-from s4spipe.tableau import Tableau
+from s4spipe.runtime.errors import needs
+from s4spipe.sampling.tableau import Tableau
+
+with needs("pipeline", "writing the report"):
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
 HERE = Path(__file__).parent
+# The heads of the columns whose names are not plain words.
+HEADS = {"fid_real": "FID to real images", "kid": "KID", "clip_score": "CLIP score",
+         "teacher_distance": "distance to the teacher"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, and its name, which begins the caption."""
+
+    name: str
+    svg: Markup
+
+    @classmethod
+    def of(cls, figure: figures.Figure, name: str) -> "Drawing":
+        return cls(name, Markup(figures.svg(figure, name)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table, of the kind teacher, learned or classical, or of none."""
+
+    cells: list[Any]
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A labelled row of samples, as a data URL of a picture."""
+
+    label: str
+    fid: float
+    image: str
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A lower triangular matrix as a heat map. `row` names a row; `limit` is the value with full colour."""
+
+    title: str
+    row: str
+    matrix: list[list[float]]
+    limit: float
 
 
 def report(run: Run) -> str:
-    """The whole page of a run."""
-    params, metrics = run.params, run.metrics
-    teacher = f"{params.teacher.solver} on {params.teacher.steps} steps, {params.teacher.nfe} evaluations"
-    count = params.sample.count if params.fid.count == "all" else params.fid.count
-    against = "the model's own distribution" if params.reference.source == "model" else "real images"
-    parts = [
-        f"<h1>Few-step solvers of {escape(params.model.weights)}</h1>",
-        f"<p>FID of {count:,} samples against {against}. The teacher is {escape(teacher)}; the best classical solver "
-        "is the best of those below at the same number of evaluations (NFE). A click on a column's head sorts.</p>",
-        _nav(params.nfe),
-        _table(run),
-        '<h2 id="fid">FID and gap closed</h2><div class="pair">',
-        _figure(figures.fid_against_nfe(metrics, run.learned), "FID against NFE", "Lower is better; a log axis."),
-        _figure(figures.gaps(metrics, run.learned), "Gap closed against NFE",
-                "The part of the way from the best classical solver's FID (0) to the teacher's (1)."),
-        "</div>",
-    ]  # fmt: skip
-    for nfe in params.nfe:
-        parts += _section(run, nfe)
-    return _page(f"s4spipe: {params.model.weights}", parts)
+    """The page of a run."""
+    params, learned = run.params, run.learned
+    schedule = "custom steps" if isinstance(params.teacher.schedule, list) else f"{params.teacher.schedule} steps"
+    columns = [c for c in COLUMNS if c != "fid" and any(c in numbers for numbers in run.cells.values())]
+    return _render(
+        "report.html",
+        title=params.model.name,
+        samples=run.cells[run.teacher]["samples"],
+        against="the model's own distribution" if params.reference.source == "model" else "real images",
+        teacher=f"{params.teacher.solver} on {schedule}, with {params.teacher.nfe} NFE",
+        heads=["solver", "NFE", "FID", "gap closed", *(HEADS.get(c, c.replace("_", " ")) for c in columns), "schedule"],
+        rows=[_row(run, cell, columns) for cell in run.cells],
+        fid=Drawing.of(figures.fid_against_nfe(run.cells, learned), "FID against NFE"),
+        gaps=Drawing.of(figures.gaps(run.cells, learned), "Gap closed against NFE") if learned else None,
+        sections=[_section(run, nfe) for nfe in params.nfe],
+    )
 
 
-def comparison(runs: dict[str, Run]) -> str:
-    """Two runs, by name, on one page: what was set otherwise, what came out."""
+def comparison(runs: Mapping[str, Run]) -> str:
+    """Two runs, by name, on one page: how their parameters and their results differ."""
     (a, one), (b, other) = runs.items()
-    ours, theirs = (_flat(run.params.model_dump()) for run in runs.values())
+    ours, theirs = (_flat(run.params.model_dump()) for run in (one, other))
     changed = [key for key in ours | theirs if ours.get(key) != theirs.get(key)]
-    shown = [[key, *(str(side.get(key, "")) for side in (ours, theirs))] for key in changed]
-    cells = dict.fromkeys([*one.cells, *other.cells])
-    rows, kinds = [], []
-    for cell in cells:
-        values = [run.cells[cell]["fid"] if cell in run.cells else None for run in (one, other)]
-        change = "" if None in values else f"{100 * (values[1] / values[0] - 1):+.1f}"
-        rows.append([cell[0], cell[1], *("" if v is None else f"{v:.3f}" for v in values), change])
-        kinds.append(_kind(cell[0], [*one.learned, *other.learned]))
-    both = {f"{name} · {run}": (runs[run], name) for run in runs for name in runs[run].learned}
-    merged = {"teacher": one.metrics["teacher"]} | {label: run.metrics[name] for label, (run, name) in both.items()}
-    parts = [
-        f"<h1>{escape(a)} and {escape(b)}</h1>",
-        '<h2 id="parameters">What was set otherwise</h2>',
-        _grid(["parameter", a, b], shown) if shown else "<p>Nothing: the parameters are the same.</p>",
-        '<h2 id="fid">FID</h2>',
-        _grid(["solver", "NFE", a, b, "change, %"], rows, kinds),
-        _figure(figures.fid_against_nfe(merged, list(both)), "FID of both", f"The teacher is that of {a}."),
-    ]
-    for nfe in sorted({*one.params.nfe} & {*other.params.nfe}):
-        arms = [(f"teacher · {name}", run, run.teacher) for name, run in runs.items()]
-        arms += [(label, run, (name, nfe)) for label, (run, name) in both.items()]
-        tables = {label: run.table(*cell) for label, run, cell in arms}
-        sheet = [(label, run.cells[cell]["fid"], run.images(*cell)) for label, run, cell in arms]
-        drawn = figures.schedules(tables, list(both))
-        parts += [f'<h2 id="nfe{nfe}">NFE {nfe}</h2>', _sheet(sheet)]
-        parts.append(_figure(drawn, f"Schedules at NFE {nfe}", "Steps of both runs' learned solvers."))
-    return _page(f"s4spipe: {a} and {b}", parts)
-
-
-def _section(run: Run, nfe: int) -> Iterable[str]:
-    arms = run.arms(nfe)
-    tables = {solver: run.table(solver, n) for solver, n in arms}
-    histories = {solver: run.cells[solver, nfe]["history"] for solver in run.learned}
-    best = run.best_classical(nfe)
-    ways = (arm for arm in arms if arm[0] in ("teacher", best, *histories))
-    paths = {arm[0]: run.cells[arm]["trajectories"] for arm in ways}
-    yield f'<h2 id="nfe{nfe}">NFE {nfe}</h2><h3>Samples</h3><p>A column is one noise.</p>'
-    yield _sheet([(solver, run.cells[solver, n]["fid"], run.images(solver, n)) for solver, n in arms])
-    yield '<div class="pair">'
-    yield _figure(figures.schedules(tables, run.learned), f"Schedules at NFE {nfe}",
-                  "Where each solver steps, from noise on the left to the sample; a ring is another time that the "
-                  "network is shown.")  # fmt: skip
-    yield _figure(figures.trajectories(paths, run.learned), f"Trajectories at NFE {nfe}",
-                  f"The states of {len(paths['teacher'])} samples, scaled to one size at all noise levels, in the "
-                  "plane where the teacher's way has most of its extent; the ring is where that ends.")  # fmt: skip
-    yield _figure(figures.losses(histories, run.learned), f"Losses at NFE {nfe}",
-                  "On the validation pairs, relative to the solver that each fit started from; thin: on the training "
-                  "pairs, whose noises move; the dot was kept.")  # fmt: skip
-    yield "</div><h3>Coefficients</h3>"
-    yield from (_coefficients(solver, tables[solver]) for solver in run.learned)
-
-
-def _table(run: Run) -> str:
-    measured = {key for cells in run.metrics.values() for cell in cells.values() for key in cell}
-    columns = [c for c in COLUMNS if c in measured - {"fid"}]
-    heads = ["solver", "NFE", "FID", "gap closed", *columns, "steps"]
-    rows, kinds = [], []
-    for solver, cells in run.metrics.items():
-        for key, cell in cells.items():
-            nfe = int(key.removeprefix("nfe"))
-            gap = f"{gap_closed(run.metrics, solver, nfe, run.learned):.3f}" if solver in run.learned else ""
-            rest = ("" if cell.get(c) is None else f"{cell[c]:.4g}" for c in columns)
-            rows.append([solver, nfe, f"{cell['fid']:.3f}", gap, *rest, cell["steps"]])
-            kinds.append(_kind(solver, run.learned))
-    return '<h2 id="table">All solvers</h2>' + _grid([head.replace("_", " ") for head in heads], rows, kinds)
-
-
-def _kind(solver: str, learned: list[str]) -> str:
-    return "teacher" if solver == "teacher" else "learned" if solver in learned else "classical"
-
-
-def _grid(heads: list[str], rows: list[list], kinds: list[str] | None = None) -> str:
-    head = "".join(f'<th scope="col"><button type="button">{escape(h)}</button></th>' for h in heads)
-    body = ""
-    for row, kind in zip(rows, kinds or [""] * len(rows), strict=True):
-        body += f'<tr class="{kind}">' + "".join(f"<td>{escape(str(value))}</td>" for value in row) + "</tr>"
-    return (
-        f'<div class="scroll"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    learned = {f"{solver} · {name}": (run, solver) for name, run in runs.items() for solver in run.learned}
+    merged = {one.teacher: one.cells[one.teacher]}
+    for label, (run, solver) in learned.items():
+        merged |= {Cell(label, cell.nfe): numbers for cell, numbers in run.cells.items() if cell.solver == solver}
+    sections = []
+    for nfe in (nfe for nfe in one.params.nfe if nfe in other.params.nfe):
+        shown = {f"teacher · {name}": (run, run.teacher) for name, run in runs.items()}
+        shown |= {label: (run, Cell(solver, nfe)) for label, (run, solver) in learned.items()}
+        tableaux = {label: run.tableau(cell) for label, (run, cell) in shown.items()}
+        drawing = Drawing.of(figures.schedules(tableaux, list(learned)), f"Schedules at NFE {nfe}")
+        sheet = [_samples(label, run, cell) for label, (run, cell) in shown.items()]
+        sections.append({"nfe": nfe, "sheet": sheet, "schedules": drawing})
+    return _render(
+        "comparison.html",
+        title=f"{a} and {b}",
+        names=[a, b],
+        parameters=[Row([key, *(side.get(key, "") for side in (ours, theirs))]) for key in changed],
+        rows=[_change(cell, one, other) for cell in dict.fromkeys([*one.cells, *other.cells])],
+        fid=Drawing.of(figures.fid_against_nfe(merged, list(learned)), "FID of both"),
+        sections=sections,
     )
 
 
-def _sheet(rows: list[tuple[str, float, np.ndarray]]) -> str:
-    body = ""
-    for label, fid, images in rows:
-        image = f'<img alt="samples of {escape(label)}" src="{_data(images)}">'
-        body += f"<tr><td>{escape(label)}<br>FID {fid:.2f}</td><td>{image}</td></tr>"
-    return f'<div class="scroll"><table class="sheet"><tbody>{body}</tbody></table></div>'
+def _section(run: Run, nfe: int) -> dict[str, Any]:
+    """The section of one NFE."""
+    learned, cells = run.learned, run.cells_at(nfe)
+    tableaux = {cell.solver: run.tableau(cell) for cell in cells}
+    followed = [run.teacher, run.best_classical(nfe), *run.learned_at(nfe)]
+    paths = {cell.solver: run.trajectories(cell) for cell in followed}
+    histories = {cell.solver: run.history(cell) for cell in run.learned_at(nfe)}
+    return {
+        "nfe": nfe,
+        "sheet": [_samples(cell.solver, run, cell) for cell in cells],
+        "schedules": Drawing.of(figures.schedules(tableaux, learned), f"Schedules at NFE {nfe}"),
+        "trajectories": Drawing.of(figures.trajectories(paths, learned), f"Trajectories at NFE {nfe}"),
+        "shown": len(paths[run.teacher.solver]),
+        "losses": Drawing.of(figures.losses(histories, learned), f"Losses at NFE {nfe}") if histories else None,
+        "maps": [_maps(solver, tableaux[solver]) for solver in learned],
+    }
 
 
-def _data(images: np.ndarray) -> str:
-    """A row of images as the text of a PNG, a gap of an eighth between them."""
-    gap = np.zeros((*images.shape[1:3], max(1, images.shape[3] // 8)), np.uint8)
-    row = np.concatenate([part for image in images for part in (image, gap)][:-1], 2).transpose(1, 2, 0)
-    alpha = np.concatenate(
-        [np.full(part.shape[1:], a, np.uint8) for image in images for part, a in ((image, 255), (gap, 0))][:-1], 1
+def _row(run: Run, cell: Cell, columns: Sequence[str]) -> Row:
+    numbers = run.cells[cell]
+    gap = f"{gap_closed(run.cells, cell, run.learned):.3f}" if cell.solver in run.learned else ""
+    rest = ["" if numbers.get(column) is None else f"{numbers[column]:.4g}" for column in columns]
+    return Row([cell.solver, cell.nfe, f"{numbers['fid']:.3f}", gap, *rest, numbers["schedule"]], _kind(cell, run))
+
+
+def _change(cell: Cell, one: Run, other: Run) -> Row:
+    fids = [run.cells[cell]["fid"] for run in (one, other) if cell in run.cells]
+    change = f"{100 * (fids[1] / fids[0] - 1):+.1f}" if len(fids) == 2 else ""
+    shown = (f"{run.cells[cell]['fid']:.3f}" if cell in run.cells else "" for run in (one, other))
+    return Row([cell.solver, cell.nfe, *shown, change], _kind(cell, one, other))
+
+
+def _kind(cell: Cell, *runs: Run) -> str:
+    if cell.solver == "teacher":
+        return "teacher"
+    return "learned" if any(cell.solver in run.learned for run in runs) else "classical"
+
+
+def _samples(label: str, run: Run, cell: Cell) -> Samples:
+    """The samples of a cell as a picture, with transparent gaps of an eighth of their width."""
+    images = run.images(cell)
+    gap = max(1, images.shape[3] // 8)
+    opaque = np.concatenate([images, np.full_like(images[:, :1], 255)], 1)
+    png = BytesIO()
+    picture(tile(opaque[None], gap, 0)[:-gap, :-gap]).save(png, "PNG", optimize=True)
+    address = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+    return Samples(label, run.cells[cell]["fid"], address)
+
+
+def _maps(solver: str, table: Tableau) -> list[Heat]:
+    """The coefficients b of a learned solver and their initial values, or W if it has no b."""
+    if "b" not in table.meta:
+        W = table.W.tolist()
+        title = f"{solver}: W, the weight of each evaluation in each state"
+        return [Heat(title, "state", W, table.W.abs().max().item() or 1.0)]
+    matrices = {"b, learned": table.meta["b"], "b, initial": table.meta["b_start"]}
+    limit = float(np.abs(list(matrices.values())).max()) or 1.0
+    return [Heat(f"{solver}: {name}", "step", matrix, limit) for name, matrix in matrices.items()]
+
+
+def _render(template: str, **content: Any) -> str:
+    environment = Environment(
+        loader=FileSystemLoader([HERE / "templates", HERE]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    out = BytesIO()
-    Image.fromarray(np.dstack([row, alpha]), "LA" if row.shape[2] == 1 else "RGBA").save(out, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+    return environment.get_template(template).render(content)
 
 
-def _coefficients(solver: str, table: Tableau) -> str:
-    meta = table.meta
-    if "b" in meta:
-        maps = {"b, learned": meta["b"], "b, at the start": meta["b_start"]}
-        limit = np.abs([meta["b"], meta["b_start"]]).max()
-    else:
-        maps = {"W, the weight of each evaluation in each state": table.W.tolist()}
-        limit = table.W.abs().max().item()
-    return '<div class="maps">' + "".join(_heat(f"{solver}: {n}", m, limit) for n, m in maps.items()) + "</div>"
-
-
-def _heat(title: str, matrix: list[list[float]], limit: float) -> str:
-    body = ""
-    for i, row in enumerate(matrix):
-        cells = "".join(
-            f'<td style="--hue:var(--{"warm" if value > 0 else "cool"});--w:{abs(value) / limit:.3f}">{value:.3f}</td>'
-            for value in row[: i + 1]
-        )
-        body += f"<tr><td>step {i + 1}</td>{cells}</tr>"
-    return (
-        f'<div class="scroll"><table class="heat"><caption>{escape(title)}</caption><tbody>{body}</tbody></table></div>'
-    )
-
-
-def _figure(figure, name: str, caption: str) -> str:
-    image = figures.svg(figure, escape(name))
-    return f"<figure>{image}<figcaption>{escape(name)}. {escape(caption)}</figcaption></figure>"
-
-
-def _nav(nfes: list[int]) -> str:
-    links = {"table": "all solvers", "fid": "FID"} | {f"nfe{nfe}": f"NFE {nfe}" for nfe in nfes}
-    return "<nav>" + "".join(f'<a href="#{key}">{text}</a>' for key, text in links.items()) + "</nav>"
-
-
-def _page(title: str, parts: Iterable[str]) -> str:
-    style, script = ((HERE / name).read_text() for name in ("page.css", "page.js"))
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
-      content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:">
-<link rel="icon" href="data:,">
-<title>{escape(title)}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<main>
-{chr(10).join(parts)}
-</main>
-<script>
-{script}</script>
-</body>
-</html>
-"""
-
-
-def _flat(block: dict, prefix: str = "") -> dict[str, object]:
-    flat = {}
+def _flat(block: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The entries of nested mappings, with their keys joined by dots."""
+    flat: dict[str, Any] = {}
     for key, value in block.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat

@@ -1,66 +1,77 @@
-"""A finished run, read from what lies in git: its parameters, its cells' evaluations, its solvers."""
+"""A finished run, read from the files in git: its parameters, its solvers and their metrics."""
 
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from s4spipe import params, strip
-from s4spipe.files import read_json
-from s4spipe.params import Params
+from s4spipe.evaluation import thumbnails
+from s4spipe.pipeline import layout, resolve
+from s4spipe.pipeline import params as parameters
+from s4spipe.pipeline.layout import Cell, Layout
+from s4spipe.pipeline.schema import Params
 from s4spipe.report.tables import Metrics
-from s4spipe.tableau import Tableau
+from s4spipe.runtime.files import read_json
+from s4spipe.sampling.tableau import Tableau
 
-SHOWN = ("images", "trajectories", "history")  # of an evaluation: to look at, not to count
 
-
-@dataclass
+@dataclass(frozen=True)
 class Run:
-    """The cells that params.yaml in the folder `root` names, and no others, whatever else lies there."""
+    """The run in the project's folder `root`: the cells that `params` names, whatever other files are there."""
 
     root: Path
     params: Params
 
     @classmethod
     def at(cls, root: str | Path) -> "Run":
-        return cls(Path(root), params.load(Path(root) / "params.yaml"))
+        """The run of the params.yaml in a folder. Raises UserError if it is missing or invalid."""
+        return cls(Path(root), parameters.load(Path(root) / layout.PARAMS))
+
+    @property
+    def places(self) -> Layout:
+        return Layout(self.params.model.name, self.root)
 
     @property
     def learned(self) -> list[str]:
-        return self.params.learned_solvers
+        """The names of the learned solvers."""
+        return resolve.learned_solvers(self.params)
 
     @property
-    def teacher(self) -> tuple[str, int]:
-        return "teacher", self.params.teacher.nfe
+    def teacher(self) -> Cell:
+        return resolve.teacher(self.params)
 
-    def arms(self, nfe: int) -> list[tuple[str, int]]:
-        """The cells to look at side by side: the teacher and all solvers of `nfe` evaluations."""
-        return [self.teacher, *((solver, nfe) for solver in (*self.params.classical, *self.learned))]
+    def cells_at(self, nfe: int) -> list[Cell]:
+        """The cells to compare: the teacher, and every solver at `nfe` evaluations."""
+        return [self.teacher, *(Cell(solver, nfe) for solver in resolve.solvers(self.params))]
 
-    @cached_property
-    def cells(self) -> dict[tuple[str, int], dict]:
-        """All that was written down of each cell. Raises UserError if one is missing."""
-        solvers = (*self.params.classical, *self.learned)
-        names = [self.teacher, *((solver, nfe) for solver in solvers for nfe in self.params.nfe)]
-        return {(solver, n): read_json(self.root / f"evaluations/{solver}-{n}.json") for solver, n in names}
+    def learned_at(self, nfe: int) -> list[Cell]:
+        """The cells of the learned solvers at `nfe` evaluations."""
+        return [Cell(solver, nfe) for solver in self.learned]
 
     @cached_property
-    def metrics(self) -> Metrics:
-        """The numbers of all cells, by solver and then by NFE."""
-        metrics = {}
-        for (solver, n), cell in self.cells.items():
-            numbers = {key: value for key, value in cell.items() if key not in SHOWN}
-            metrics.setdefault(solver, {})[f"nfe{n}"] = numbers
-        return metrics
+    def cells(self) -> Metrics:
+        """The metrics of every cell. Raises UserError if a cell was not evaluated."""
+        return {cell: read_json(self.places.evaluation(cell, "metrics.json")) for cell in resolve.cells(self.params)}
 
-    def table(self, solver: str, nfe: int) -> Tableau:
-        return Tableau.load(self.root / self.params.solver_path(solver, nfe))
+    def history(self, cell: Cell) -> list[dict[str, Any]]:
+        """The losses of a learned solver, a row for each epoch."""
+        return read_json(self.places.learned("solvers", cell)[1])
 
-    def images(self, solver: str, nfe: int) -> np.ndarray:
-        """uint8 [n, C, H, W], as many as a sheet is to show."""
-        row = strip.read(self.root / f"evaluations/{solver}-{nfe}.png", self.cells[solver, nfe]["images"])
-        return row[: self.params.report.sheet_columns]
+    def tableau(self, cell: Cell) -> Tableau:
+        learned = cell.solver in self.learned
+        return Tableau.load(self.places.learned("solvers", cell)[0] if learned else self.places.table(cell))
 
-    def best_classical(self, nfe: int) -> str:
-        return min(self.params.classical, key=lambda solver: self.cells[solver, nfe]["fid"])
+    def trajectories(self, cell: Cell) -> list[list[list[float]]]:
+        """The states of a few samples, [n][nfe + 1][2], in the plane of the teacher's trajectory."""
+        return read_json(self.places.evaluation(cell, "trajectories.json"))
+
+    def images(self, cell: Cell) -> np.ndarray:
+        """The first samples, uint8 [n, C, H, W], as many as a sheet shows."""
+        path = self.places.evaluation(cell, "samples.png")
+        return thumbnails.read(path, self.cells[cell]["thumbnails"])[: self.params.report.sheet_columns]
+
+    def best_classical(self, nfe: int) -> Cell:
+        """The classical solver of lowest FID at `nfe` evaluations."""
+        return min((Cell(solver, nfe) for solver in self.params.classical), key=lambda cell: self.cells[cell]["fid"])

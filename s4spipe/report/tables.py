@@ -1,43 +1,62 @@
-"""fid.json, fid.csv and the table of FID by solver."""
+"""Tables of a run's metrics: Markdown, CSV, and the JSON that DVC shows."""
 
 import csv
 import io
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-Metrics = dict[
-    str, dict[str, dict]
-]  # {solver: {"nfe5": {"fid": .., "teacher_distance": .., "seconds_per_sample": ..}}}
+from s4spipe.pipeline.layout import Cell
 
-COLUMNS = ["network_calls", "depth", "fid", "fid_real", "kid", "precision", "recall", "clip_score"]
-COLUMNS += ["teacher_distance", "seconds_per_sample"]
+# The metrics of each cell: fid, teacher_distance, nfe, ...; the first cell is the teacher's.
+Metrics = Mapping[Cell, Mapping[str, Any]]
+
+COLUMNS = ["network_calls", "depth", "fid", "fid_real", "kid", "precision", "recall", "clip_score", "teacher_distance"]
+DISPLAY = ("thumbnails",)  # entries of a cell that are not metrics
+
+
+def by_solver(metrics: Metrics) -> dict[str, dict[int, Mapping[str, Any]]]:
+    """The same numbers, by solver and then by NFE."""
+    solvers: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for cell, numbers in metrics.items():
+        solvers.setdefault(cell.solver, {})[cell.nfe] = numbers
+    return solvers
+
+
+def to_json(metrics: Metrics) -> dict[str, dict[str, dict[str, Any]]]:
+    """JSON-ready data: {"ddim": {"nfe5": {"fid": .., "teacher_distance": .., ..}}}."""
+    return {
+        solver: {f"nfe{nfe}": {k: v for k, v in numbers.items() if k not in DISPLAY} for nfe, numbers in cells.items()}
+        for solver, cells in by_solver(metrics).items()
+    }
 
 
 def to_csv(metrics: Metrics) -> str:
-    """One row per solver and NFE. `network_calls` is how many a sample needs (under guidance two for an evaluation),
-    `depth` how many evaluations wait for one another. What was not measured is left empty."""
+    """One row per solver and NFE; missing metrics are left empty.
+
+    `network_calls` is the number of network evaluations per sample (under guidance, two per evaluation of the
+    denoiser). `depth` is the number of the denoiser's calls in sequence.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["solver", "nfe", "steps", *COLUMNS])
-    for solver, cells in metrics.items():
-        for nfe, cell in cells.items():
-            writer.writerow([solver, nfe.removeprefix("nfe"), cell["steps"], *(cell.get(c, "") for c in COLUMNS)])
+    writer.writerow(["solver", "nfe", "schedule", *COLUMNS])
+    for cell, numbers in metrics.items():
+        writer.writerow([cell.solver, cell.nfe, numbers["schedule"], *(numbers.get(c, "") for c in COLUMNS)])
     return out.getvalue()
 
 
-def to_markdown(metrics: Metrics, nfes: list[int], learned: list[str]) -> str:
-    """FID by solver (rows) and NFE (columns), the learned solvers' gap closed, the teacher, and under guidance how many
-    network calls a sample needs."""
-    teacher = metrics["teacher"]
-    ((teacher_nfe, reference),) = teacher.items()
+def to_markdown(metrics: Metrics, nfes: Iterable[int], learned: list[str]) -> str:
+    """FID by solver (rows) and NFE (columns), then the teacher's, the gap that each learned solver closes, and under
+    guidance the network calls per sample."""
+    nfes, target = list(nfes), teacher(metrics)
+    solvers = {solver: cells for solver, cells in by_solver(metrics).items() if solver != target.solver}
     rows = [["FID at NFE", *map(str, nfes)]]
-    for solver, cells in metrics.items():
-        if solver != "teacher":
-            rows.append([solver, *(f"{cells[f'nfe{nfe}']['fid']:.3f}" for nfe in nfes)])
-    rows.append([f"teacher ({teacher_nfe.removeprefix('nfe')} NFE)", *[f"{reference['fid']:.3f}"] * len(nfes)])
+    for solver, cells in solvers.items():
+        rows.append([solver, *(f"{cells[nfe]['fid']:.3f}" for nfe in nfes)])
+    rows.append([f"teacher ({target.nfe} NFE)", *[f"{metrics[target]['fid']:.3f}"] * len(nfes)])
     for solver in learned:
-        rows.append([f"gap closed by {solver}", *(f"{gap_closed(metrics, solver, nfe, learned):.3f}" for nfe in nfes)])
-    calls = [
-        next(cells[f"nfe{nfe}"] for s, cells in metrics.items() if s != "teacher")["network_calls"] for nfe in nfes
-    ]
+        gaps = (gap_closed(metrics, Cell(solver, nfe), learned) for nfe in nfes)
+        rows.append([f"gap closed by {solver}", *(f"{gap:.3f}" for gap in gaps)])
+    calls = [next(cells[nfe] for cells in solvers.values())["network_calls"] for nfe in nfes]
     if calls != nfes:
         rows.append(["network calls", *map(str, calls)])
     first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
@@ -47,19 +66,23 @@ def to_markdown(metrics: Metrics, nfes: list[int], learned: list[str]) -> str:
 
 
 def of_fid(metrics: Metrics, learned: list[str]) -> dict[str, float]:
-    """What `dvc exp show` and `dvc metrics diff` have room for: FIDs, and the gap closed by each learned solver."""
+    """What fits into `dvc exp show` and `dvc metrics diff`: FIDs, and the gap that each learned solver closes."""
     shown = {}
-    for solver, cells in metrics.items():
-        for key, cell in cells.items():
-            nfe = int(key.removeprefix("nfe"))
-            shown[f"{solver}-{nfe}"] = cell["fid"]
-            if solver in learned:
-                shown[f"gap {solver}-{nfe}"] = round(gap_closed(metrics, solver, nfe, learned), 4)
+    for cell, numbers in metrics.items():
+        shown[str(cell)] = numbers["fid"]
+        if cell.solver in learned:
+            shown[f"gap {cell}"] = round(gap_closed(metrics, cell, learned), 4)
     return shown
 
 
-def gap_closed(metrics: Metrics, solver: str, nfe: int, learned: list[str]) -> float:
-    """(best classical - solver) / (best classical - teacher) in FID; 1 is as good as the teacher."""
-    (teacher,) = (cell["fid"] for cell in metrics["teacher"].values())
-    best = min(cells[f"nfe{nfe}"]["fid"] for name, cells in metrics.items() if name not in ("teacher", *learned))
-    return (best - metrics[solver][f"nfe{nfe}"]["fid"]) / (best - teacher)
+def gap_closed(metrics: Metrics, cell: Cell, learned: list[str]) -> float:
+    """(best classical - solver) / (best classical - teacher), in FID at the cell's NFE; 1 is as good as the teacher."""
+    target = teacher(metrics)
+    classical = (other for other in metrics if other.nfe == cell.nfe and other.solver not in (target.solver, *learned))
+    best = min(metrics[other]["fid"] for other in classical)
+    return (best - metrics[cell]["fid"]) / (best - metrics[target]["fid"])
+
+
+def teacher(metrics: Metrics) -> Cell:
+    """The teacher's cell."""
+    return next(cell for cell in metrics if cell.solver == "teacher")

@@ -1,4 +1,4 @@
-"""A user's own model: any Python function that returns a network."""
+"""The user's own model: any Python function that returns a network."""
 
 import inspect
 import sys
@@ -10,33 +10,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from s4spipe.errors import UserError
-from s4spipe.models.denoiser import Denoiser
+from s4spipe.models.base import prediction
+from s4spipe.models.base.denoiser import Denoiser
+from s4spipe.models.base.settings import ModelSettings
 from s4spipe.noise import VE, NoiseSchedule
+from s4spipe.runtime.errors import UserError
 
 
-def noise_schedule(params: dict) -> NoiseSchedule:
-    """That of the network, which has to be built for it."""
-    return load(params).noise_schedule
+def noise_schedule(settings: ModelSettings) -> NoiseSchedule:
+    """The noise schedule of the network, which has to be built for this."""
+    return load(settings).noise_schedule
 
 
-def load(params: dict) -> Denoiser:
-    """The denoiser of the network that the function params["source"], as "module:function", returns.
+def load(settings: ModelSettings) -> Denoiser:
+    """The denoiser of the network that the function settings.source ("module:function") returns.
 
-    The function is called with params["weights"] if it takes an argument. What the network is, its forward's arguments
-    say: (x, sigma, class_labels) is EDM's interface, (sample, timestep, ...) that of diffusers' networks.
+    The function is called with settings.weights if it takes an argument. The arguments of the network's forward tell
+    its interface: (x, sigma, class_labels) is EDM's, (sample, timestep, ...) is that of diffusers.
 
-    Raises UserError where there is no such function, or it returns something else.
+    Raises UserError if there is no such function, or it returns something else.
     """
-    source = params.get("source") or ""
-    net = _call(_function(source), params["weights"], source)
+    source = settings.source or ""
+    net = _call(_function(source), settings.weights, source)
     if not isinstance(net, nn.Module):
         raise UserError(f"model.source: {source} must return a torch.nn.Module, got {type(net).__name__}")
     arguments = [name.lower() for name in inspect.signature(net.forward).parameters]
     if "sigma" in arguments:
-        return EDMInterface(net, params)
+        return EDMInterface(net, settings)
     if {"timestep", "timesteps", "t"} & set(arguments):
-        return DiffusersInterface(net, params)
+        return DiffusersInterface(net, settings)
     raise UserError(
         f"model.source: {source} returned a network whose forward takes ({', '.join(arguments)}); it must take "
         "(x, sigma, class_labels), as EDM's do, or (sample, timestep, class_labels), as diffusers' do"
@@ -68,20 +70,22 @@ def _call(function: Callable, weights: str, source: str) -> object:
 
 
 class EDMInterface(Denoiser):
-    """net(x, sigma, class_labels) -> x0 prediction, class_labels one-hot [B, label_dim] or None (Karras et al. 2022).
+    """net(x, sigma, class_labels) -> x0 prediction, with class_labels one-hot [B, label_dim] or None (Karras et al.
+    2022).
 
-    Its size is read from net.img_channels and net.img_resolution, or from model.shape; its noise from net.sigma_min and
-    net.sigma_max, within EDM's 0.002 to 80; its classes from net.label_dim. Zeros stand for no label.
+    The shape is read from net.img_channels and net.img_resolution, or from model.shape; the noise levels from
+    net.sigma_min and net.sigma_max, within EDM's 0.002 to 80; the number of classes from net.label_dim. Zeros stand for
+    no label.
     """
 
-    def __init__(self, net: nn.Module, params: dict):
+    def __init__(self, net: nn.Module, settings: ModelSettings):
         super().__init__()
         self.net = net
         self.num_classes = int(getattr(net, "label_dim", 0) or 0)
-        self.nothing = self.num_classes or None
+        self.null_condition = self.num_classes or None
         self.noise_schedule = VE(max(getattr(net, "sigma_min", 0), 0.002), min(getattr(net, "sigma_max", 80.0), 80.0))
         own = (getattr(net, "img_channels", None), *[getattr(net, "img_resolution", None)] * 2)
-        self.sample_shape = _shape(params, own, "net.img_channels and net.img_resolution")
+        self.sample_shape = _shape(settings, own, "net.img_channels and net.img_resolution")
 
     def predict(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         dtype = _dtype(self.net)
@@ -95,21 +99,19 @@ class EDMInterface(Denoiser):
 
 
 class DiffusersInterface(EDMInterface):
-    """net(sample, timestep, class_labels=...) -> a tensor, or an output that has it as `sample`.
+    """net(sample, timestep, class_labels=...) -> a tensor, or an output with the tensor as `sample`.
 
-    What it predicts, and the noise it was trained under, say model.scheduler's keys, those of a scheduler's config of
-    diffusers (by default DDPM's: prediction_type epsilon, 1000 linear betas).
+    model.scheduler says what the network predicts and which noise it was trained with. It has the keys of a diffusers
+    scheduler's config; the defaults are DDPM's: prediction_type epsilon, 1000 linear betas.
     """
 
-    def __init__(self, net: nn.Module, params: dict):
-        from s4spipe.models import prediction  # seconds to import
-
+    def __init__(self, net: nn.Module, settings: ModelSettings):
         Denoiser.__init__(self)
-        config = {"beta_schedule": "linear"} | (params.get("scheduler") or {})
+        config = {"beta_schedule": "linear"} | dict(settings.scheduler)
         self.net, own = net, getattr(net, "config", {})
         classes = own.get("num_class_embeds") or own.get("num_embeds_ada_norm") or 0
         self.num_classes = getattr(net, "num_classes", classes)
-        self.nothing = (
+        self.null_condition = (
             self.num_classes if self.num_classes and self.num_classes != own.get("num_class_embeds") else None
         )
         self.noise_schedule = prediction.noise_schedule(config)
@@ -117,7 +119,7 @@ class DiffusersInterface(EDMInterface):
         self.scale = config.get("num_train_timesteps", 1000) if prediction.is_flow(config) else 1
         side = own.get("sample_size")
         own = (own.get("in_channels"), *(side if isinstance(side, list | tuple) else [side, side]))
-        self.sample_shape = _shape(params, own, "net.config.in_channels and net.config.sample_size")
+        self.sample_shape = _shape(settings, own, "net.config.in_channels and net.config.sample_size")
 
     def predict(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         dtype = _dtype(self.net)
@@ -129,10 +131,10 @@ class DiffusersInterface(EDMInterface):
         return self.to_x0(x, out, alpha, sigma)
 
 
-def _shape(params: dict, own: tuple, where: str) -> tuple[int, ...]:
-    shape = params.get("shape") or own
+def _shape(settings: ModelSettings, own: tuple, where: str) -> tuple[int, ...]:
+    shape = settings.shape or own
     if any(side is None for side in shape):
-        raise UserError(f"model.shape: needed, as the network does not say the shape of its images by {where}")
+        raise UserError(f"model.shape: needed, as the network does not tell the shape of its images by {where}")
     return tuple(shape)
 
 

@@ -1,53 +1,45 @@
-"""Pipelines of diffusers, from a folder that `save_pretrained` or a download left."""
+"""diffusers pipelines, from a folder that `save_pretrained` wrote or that was downloaded."""
 
 from pathlib import Path
 
-from s4spipe.errors import UserError, unknown
-from s4spipe.files import missing, read_json
-from s4spipe.models.denoiser import Denoiser
+import torch
+
+from s4spipe.models.base.denoiser import Denoiser
+from s4spipe.models.base.prediction import noise_schedule as noise_schedule_of
+from s4spipe.models.base.settings import ModelSettings
+from s4spipe.models.diffusers.folder import index, scheduler_config
 from s4spipe.noise import NoiseSchedule
+from s4spipe.runtime.errors import UserError, unknown
 
 
-def noise_schedule(params: dict) -> NoiseSchedule:
-    """That of the pipeline's scheduler config."""
-    from s4spipe.models.prediction import noise_schedule
+def noise_schedule(settings: ModelSettings) -> NoiseSchedule:
+    """The noise schedule in the pipeline's scheduler config."""
+    folder = Path(settings.weights)
+    index(folder)
+    return noise_schedule_of(scheduler_config(folder))
 
-    index(params)
-    return noise_schedule(scheduler_config(Path(params["weights"])))
 
+def load(settings: ModelSettings) -> Denoiser:
+    """The denoiser of the pipeline in the folder settings.weights.
 
-def load(params: dict) -> Denoiser:
-    """The denoiser of the pipeline in the folder params["weights"].
-
-    Raises UserError for a folder that holds no pipeline, or one that has no adapter here, or is not whole.
+    Raises UserError for a folder that holds no pipeline, or one without an adapter here, or an incomplete one.
     """
     from s4spipe.models.diffusers.adapters import ADAPTERS
 
-    name = index(params)["_class_name"]
+    name = index(Path(settings.weights))["_class_name"]
     if not isinstance(name, str) or name not in ADAPTERS:
-        raise UserError(f"{params['weights']}: {unknown('pipeline', name, ADAPTERS)}")
+        raise UserError(f"{settings.weights}: {unknown('pipeline', name, ADAPTERS)}")
     try:
-        return ADAPTERS[name](Path(params["weights"]), params)
+        return ADAPTERS[name](Path(settings.weights), settings)
     except UserError:
         raise
-    except Exception as error:  # diffusers, safetensors and json each have errors of their own for a broken folder
+    except Exception as error:  # diffusers, safetensors and json raise errors of many kinds for a broken folder
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{params['weights']}: not a whole {name} ({reason[0][:200]})") from None
+        raise UserError(f"{settings.weights}: not a complete {name} ({reason[0][:200]})") from None
 
 
-def index(params: dict) -> dict:
-    """The folder's model_index.json: the pipeline's class and those of its components."""
-    folder = Path(params["weights"])
-    if not folder.exists():
-        raise missing(folder)
-    if not (folder / "model_index.json").exists():
-        raise UserError(f"{folder}: holds no pipeline of diffusers (no model_index.json)")
-    return read_json(folder / "model_index.json")
+def embed(settings: ModelSettings, prompts: list[str], device: torch.device) -> dict[str, torch.Tensor]:
+    """What the stage `prompts` keeps of them (see `prompts.embed`)."""
+    from s4spipe.models.diffusers import prompts as text
 
-
-def scheduler_config(folder: Path) -> dict:
-    """The config of the pipeline's own scheduler, in its folder, or beside the others as old uploads have it."""
-    for path in (folder / "scheduler", folder):
-        if (path / "scheduler_config.json").exists():
-            return read_json(path / "scheduler_config.json")
-    raise UserError(f"{folder}: holds no scheduler_config.json, which says what noise the model was trained under")
+    return text.embed(settings, prompts, device)

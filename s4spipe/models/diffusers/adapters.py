@@ -1,65 +1,67 @@
-"""What the network of each pipeline is given, and what its output says of x0.
+"""The inputs of the network of each pipeline, and the x0 prediction from its output.
 
-Adapters do what the pipelines do between two steps of their schedulers: the same inputs, the same classifier-free
-guidance (in one batched call), the same decoding.
+Adapters do what the pipelines do between two scheduler steps: the same inputs, the same classifier-free guidance (in
+one batched call) and the same decoding.
 """
 
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from s4spipe.errors import UserError
-from s4spipe.files import read_json
-from s4spipe.models.denoiser import Denoiser
-from s4spipe.models.diffusers import scheduler_config
+from s4spipe.models.base.denoiser import Denoiser
+from s4spipe.models.base.prediction import X0, noise_schedule, prediction_type
+from s4spipe.models.base.settings import ModelSettings
+from s4spipe.models.diffusers.folder import scheduler_config
 from s4spipe.models.diffusers.prompts import Prompts
-from s4spipe.models.prediction import X0, noise_schedule, prediction_type
+from s4spipe.runtime.errors import UserError
+from s4spipe.runtime.files import read_json
 
 
-def component(folder: Path, name: str) -> torch.nn.Module:
-    """One network of a pipeline. Only classes of diffusers itself: no code of the folder's is ever run."""
+def component(folder: Path, name: str) -> Any:
+    """Load one network of a pipeline. Only classes of diffusers are allowed: no code in the folder is ever run."""
     library, cls = read_json(folder / "model_index.json")[name]
     if library != "diffusers":
-        raise UserError(f"{folder}: its {name} is of {library}, and only networks of diffusers are loaded")
+        raise UserError(f"{folder}: its {name} comes from {library}, but only networks of diffusers are loaded")
     path = folder / name if (folder / name).is_dir() else folder  # old uploads of pixel models are flat
     return getattr(diffusers, cls).from_pretrained(path, local_files_only=True, low_cpu_mem_usage=False)
 
 
 class Unconditional(Denoiser):
-    """DDPMPipeline: a U-Net of pixels. The other adapters start from it.
+    """DDPMPipeline: a U-Net in pixel space. All other adapters derive from it.
 
-    `output` calls the network; `channels` and `size` say what x is.
+    `output` calls the network; `channels` and `size` give the shape of x.
     """
 
     NET = "unet"
 
-    def __init__(self, folder: Path, params: dict):
+    def __init__(self, folder: Path, settings: ModelSettings):
         super().__init__()
         self.net = component(folder, self.NET)
         config = scheduler_config(folder)
         self.noise_schedule = noise_schedule(config)
         self.to_x0 = X0[prediction_type(config)]
         self.timesteps = config.get("num_train_timesteps", 1000)
-        self.build(folder, params)
-        self.sample_shape = (self.channels, *self.size(params))
+        self.build(folder, settings)
+        self.sample_shape = (self.channels, *self.size(settings))
 
-    def build(self, folder: Path, params: dict) -> None:
-        """What a pipeline has beside its network."""
+    def build(self, folder: Path, settings: ModelSettings) -> None:
+        """Load what the pipeline has besides its network."""
 
     @property
     def channels(self) -> int:
         return self.net.config.in_channels
 
-    def size(self, params: dict) -> tuple[int, int]:
+    def size(self, settings: ModelSettings) -> tuple[int, int]:
         """Height and width of x, from the network's config."""
         return pair(self.net.config.sample_size)
 
     def predict(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         dtype = next(self.net.parameters()).dtype
-        out = self.output(x.to(dtype), t.to(torch.float32), condition)[:, : x.shape[1]]  # a learned variance is left
+        out = self.output(x.to(dtype), t.to(torch.float32), condition)[:, : x.shape[1]]  # drop a learned variance
         wide = (slice(None), *[None] * (x.ndim - 1))
         alpha, sigma = (f(t)[wide].to(x.dtype) for f in (self.noise_schedule.alpha, self.noise_schedule.sigma))
         return self.to_x0(x, out.to(x.dtype), alpha, sigma)
@@ -68,35 +70,35 @@ class Unconditional(Denoiser):
         return self.net(x, t).sample
 
     def set_precision(self, precision: torch.dtype) -> None:
-        """The network's weights too: large ones would not fit otherwise."""
+        """Set the precision of the weights too: otherwise large networks would not fit in memory."""
         super().set_precision(precision)
         self.net.to(precision)
 
 
 class Latent(Unconditional):
-    """A model of an autoencoder's latents: LDMPipeline, with class embeddings if its folder has some.
+    """LDMPipeline: a model of an autoencoder's latents, with class embeddings if its folder has some.
 
-    Class-conditional LDMs (Rombach et al. 2022, arXiv 2112.10752) attend to one row of a table: of
-    class_embedding.safetensors, "weight" [classes + 1, width], the last row for none.
+    Class-conditional LDMs (Rombach et al. 2022, arXiv 2112.10752) attend to one row of a table. It is the tensor
+    "weight" [classes + 1, width] of class_embedding.safetensors; the last row stands for no class.
     """
 
     VAE = "vqvae"
 
-    def build(self, folder: Path, params: dict) -> None:
+    def build(self, folder: Path, settings: ModelSettings) -> None:
         self.vae = component(folder, self.VAE)
         table = folder / "class_embedding.safetensors"
         if table.exists():
             self.classes = torch.nn.Embedding.from_pretrained(load_file(table)["weight"])
-            self.num_classes = self.nothing = len(self.classes.weight) - 1
+            self.num_classes = self.null_condition = len(self.classes.weight) - 1
 
     @property
     def scale(self) -> int:
         """Pixels per latent, along one side."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
-    def size(self, params: dict) -> tuple[int, int]:
+    def size(self, settings: ModelSettings) -> tuple[int, int]:
         own = getattr(self.net.config, "sample_size", None)
-        asked = params.get("size")
+        asked = settings.size
         return (asked // self.scale,) * 2 if asked else pair(own)
 
     def output(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
@@ -108,18 +110,18 @@ class Latent(Unconditional):
         return self.vae.decode(self.unscaled(x.to(next(self.vae.parameters()).dtype))).sample
 
     def unscaled(self, x: Tensor) -> Tensor:
-        """Latents as the autoencoder made them."""
+        """Latents in the scale of the autoencoder."""
         return x / self.vae.config.scaling_factor
 
 
 class DiT(Latent):
-    """DiTPipeline: class-conditional latents; the class after the last stands for none."""
+    """DiTPipeline: a class-conditional model of latents. The index after the last class stands for no class."""
 
     NET, VAE = "transformer", "vae"
 
-    def build(self, folder: Path, params: dict) -> None:
-        super().build(folder, params)
-        self.num_classes = self.nothing = self.net.config.num_embeds_ada_norm
+    def build(self, folder: Path, settings: ModelSettings) -> None:
+        super().build(folder, settings)
+        self.num_classes = self.null_condition = self.net.config.num_embeds_ada_norm
 
     def output(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         scale = self.timesteps if self.to_x0 is X0["flow_prediction"] else 1
@@ -127,16 +129,18 @@ class DiT(Latent):
 
 
 class Text(Latent):
-    """StableDiffusionPipeline: a condition is a prompt's index among the embedded ones."""
+    """StableDiffusionPipeline: a condition is the index of an embedded prompt."""
 
     VAE = "vae"
     in_order = True
 
-    def build(self, folder: Path, params: dict) -> None:
-        super().build(folder, params)
-        if params.get("condition") == "prompts":
-            self.prompts = Prompts()
-            self.num_classes, self.nothing = len(self.prompts), self.prompts.nothing
+    def build(self, folder: Path, settings: ModelSettings) -> None:
+        super().build(folder, settings)
+        if settings.condition == "prompts":
+            if settings.embeddings is None:
+                raise UserError("the model's settings need `embeddings`, the file of the stage `prompts`")
+            self.prompts = Prompts(settings.embeddings)
+            self.num_classes, self.null_condition = len(self.prompts), self.prompts.null_condition
 
     def output(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         if condition is None:
@@ -148,7 +152,7 @@ class Text(Latent):
 
 
 class TextXL(Text):
-    """StableDiffusionXLPipeline: also a pooled embedding, and the image's size, uncropped."""
+    """StableDiffusionXLPipeline: also uses a pooled embedding, and the size of the uncropped image."""
 
     def under(self, x: Tensor, t: Tensor, text: dict[str, Tensor]) -> Tensor:
         pixels = [side * self.scale for side in x.shape[2:]]
@@ -182,18 +186,18 @@ class Text3(Text):
 
 
 class Flux(Text3):
-    """FluxPipeline: flow matching on 2x2 patches; guidance is an input of the network's, where it knows it."""
+    """FluxPipeline: flow matching on 2x2 patches. Guidance is an input of the network, if it has one."""
 
-    def build(self, folder: Path, params: dict) -> None:
-        super().build(folder, params)
-        self.embedded = None
+    def build(self, folder: Path, settings: ModelSettings) -> None:
+        super().build(folder, settings)
+        self.embedded: float | None = None
 
     @property
     def channels(self) -> int:
         return self.net.config.in_channels // 4
 
-    def size(self, params: dict) -> tuple[int, int]:
-        side = 2 * ((params.get("size") or 128 * self.scale) // (2 * self.scale))
+    def size(self, settings: ModelSettings) -> tuple[int, int]:
+        side = 2 * ((settings.size or 128 * self.scale) // (2 * self.scale))
         return side, side
 
     def guide(self, guidance: float) -> None:
@@ -229,5 +233,7 @@ ADAPTERS = {
 }
 
 
-def pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
+def pair(size: Any) -> tuple[int, int]:
+    """Height and width, of one number or two."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width

@@ -1,4 +1,4 @@
-"""Prompts: their embeddings, computed once by a pipeline's own text encoders, and read row by row."""
+"""Embedded prompts: computed once with a pipeline's own text encoders, and read row by row."""
 
 import inspect
 from pathlib import Path
@@ -9,35 +9,36 @@ from safetensors import safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from s4spipe.errors import UserError
-from s4spipe.files import read_tensors
-from s4spipe.models import EMBEDDINGS
-from s4spipe.models.diffusers import index
+from s4spipe.models.base.settings import ModelSettings
+from s4spipe.models.diffusers.folder import index
+from s4spipe.runtime.errors import UserError
+from s4spipe.runtime.files import read_tensors
 
 NETWORKS = ("unet", "transformer", "vae", "safety_checker", "feature_extractor", "image_encoder")  # not for text
 
 
 @torch.inference_mode()
-def embed(params: dict, prompts: list[str], device: torch.device, batch_size: int = 16) -> dict[str, Tensor]:
-    """embeds [n(+1), L, D] and, where the pipeline has one, pooled [n(+1), P]; the row after the last is for no prompt.
+def embed(settings: ModelSettings, prompts: list[str], device: torch.device, batch_size: int = 16) -> dict[str, Tensor]:
+    """Embed prompts: embeds [n(+1), L, D] and, if the pipeline has them, pooled embeddings [n(+1), P].
 
-    The rows are those of the pipeline's own `encode_prompt`. Flux has no row for no prompt.
+    The rows are those of the pipeline's own `encode_prompt`. The row after the last prompt stands for no prompt; Flux
+    does not have it.
     """
-    there = index(params)
+    there = index(Path(settings.weights))
     name = there["_class_name"]
     cls = getattr(diffusers, name)
     parts = inspect.signature(cls.__init__).parameters
     unsaved = [key for key in parts if key.startswith(("text_", "token")) and there.get(key, [None])[0] is None]
-    # Without T5, SD3 asks its transformer how wide the embeddings should be.
+    # Without T5, SD3 takes the width of the embeddings from its transformer.
     needed = {"transformer"} if "text_encoder_3" in unsaved else set()
     absent = [*unsaved, *(key for key in NETWORKS if key in parts and key not in needed)]
-    pipe = cls.from_pretrained(params["weights"], **dict.fromkeys(absent), local_files_only=True).to(device)
+    pipe = cls.from_pretrained(settings.weights, **dict.fromkeys(absent), local_files_only=True).to(device)
     guided, rows = name != "FluxPipeline", []
     options = {"device": device, "num_images_per_prompt": 1} | ({"do_classifier_free_guidance": True} if guided else {})
     options |= {key: None for key in ("prompt_2", "prompt_3") if key in inspect.signature(cls.encode_prompt).parameters}
-    for start in tqdm(range(0, len(prompts), batch_size), "embed", unit="batch", disable=None):
+    for start in tqdm(range(0, len(prompts), batch_size), "prompts", unit="batch", disable=None):
         rows.append(pipe.encode_prompt(prompts[start : start + batch_size], **options))
-    # What encode_prompt gives: SD (own, none); SDXL and SD3 (own, none, pooled, pooled none); Flux (own, pooled, ids).
+    # encode_prompt returns: SD (own, none); SDXL and SD3 (own, none, pooled, pooled none); Flux (own, pooled, ids).
     own, pooled = 0, {"StableDiffusionPipeline": None, "FluxPipeline": 1}.get(name, 2)
     tensors = {"embeds": torch.cat([row[own] for row in rows])}
     if pooled is not None:
@@ -49,21 +50,21 @@ def embed(params: dict, prompts: list[str], device: torch.device, batch_size: in
 
 
 class Prompts:
-    """The file of the stage `embed`, read row by row: tens of thousands of embeddings need not fit into memory."""
+    """The file of the stage `prompts`, read row by row: tens of thousands of embeddings may not fit into memory."""
 
-    def __init__(self, path: str | Path = EMBEDDINGS):
+    def __init__(self, path: str | Path):
         if not Path(path).exists():
             raise UserError(f"{path}: no such file; name your file of prompts in `prompts` of params.yaml, and run "
                             "`dvc repro`")  # fmt: skip
         about = read_about(path)
-        self.count, self.nothing = about["count"], about["count"] if about["guided"] else None
+        self.count, self.null_condition = about["count"], about["count"] if about["guided"] else None
         self.file = safe_open(path, framework="pt")
 
     def __len__(self) -> int:
         return self.count
 
     def rows(self, indices: Tensor, like: Tensor) -> dict[str, Tensor]:
-        """The embeddings of prompts [B], on the device and of the type of `like`."""
+        """The embeddings of prompts [B], with the device and dtype of `like`."""
         where = indices.tolist()
         return {
             key: torch.cat([self.file.get_slice(key)[i : i + 1] for i in where]).to(like.device, like.dtype)
@@ -74,5 +75,5 @@ class Prompts:
 def read_about(path: str | Path) -> dict:
     about = read_tensors(path, tensors=False)[1]
     if not isinstance(about, dict) or set(about) != {"count", "guided", "model"}:
-        raise UserError(f"{path}: not a file of the stage embed; make it again with `dvc repro -f embed`")
+        raise UserError(f"{path}: not a file of the stage prompts; make it again with `dvc repro -f prompts`")
     return about

@@ -3,15 +3,22 @@
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle
 
-from s4spipe.models.denoiser import Denoiser
+from s4spipe.models.base.denoiser import Denoiser
 from s4spipe.noise import VE
 
 
 class EDMDenoiser(Denoiser):
     """D(x, sigma, condition): the x0 prediction of a U-Net F trained under EDM preconditioning.
 
-    D(x, sigma) = c_skip x + c_out F(c_in x, c_noise), with c_noise = ln(sigma). The class index after the last stands
-    for "no label". With `shuffle` above 1, channels of x are squares of so many pixels a side (pixel_shuffle).
+    D(x, sigma) = c_skip x + c_out F(c_in x, c_noise), with c_noise = ln(sigma).
+
+    Args:
+        net: F, a diffusers U-Net. The index after the last class stands for no label.
+        sigma_data: standard deviation of the pixels of the training images, in [-1, 1].
+        sample_shape: [C, H, W] of one x.
+        num_classes: number of classes; 0 for an unconditional model.
+        shuffle: above 1, every shuffle^2 channels of x are the pixels of a square with that side, from which torch's
+            pixel_shuffle makes the image.
     """
 
     noise_schedule = VE(sigma_min=0.002, sigma_max=80.0)
@@ -27,7 +34,7 @@ class EDMDenoiser(Denoiser):
         super().__init__()
         self.net, self.sigma_data, self.shuffle = net, sigma_data, shuffle
         self.sample_shape, self.num_classes = tuple(sample_shape), num_classes
-        self.nothing = num_classes if num_classes else None
+        self.null_condition = num_classes if num_classes else None
 
     def decode(self, x: Tensor) -> Tensor:
         return pixel_shuffle(x, self.shuffle)

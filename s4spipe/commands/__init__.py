@@ -1,0 +1,1 @@
+"""The commands of `s4spipe`, one module each."""

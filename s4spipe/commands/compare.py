@@ -1,0 +1,59 @@
+"""Two solvers' files side by side."""
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from s4spipe import noise
+from s4spipe.commands import terminal
+from s4spipe.commands.terminal import noise_levels
+from s4spipe.sampling.tableau import Tableau
+
+
+@click.command()
+@click.argument("one", type=click.Path(path_type=Path))
+@click.argument("other", type=click.Path(path_type=Path))
+def compare(one: Path, other: Path) -> None:
+    """Show where two solvers' files differ."""
+    click.echo(differences(terminal.load(one), terminal.load(other), terminal.width()))
+
+
+def differences(a: Tableau, b: Tableau, width: int = 100) -> str:
+    """Where two solvers differ: times side by side, the largest difference of their weights, and their meta."""
+    lines = [_line("", a.name, b.name), _line("evaluations", a.nfe, b.nfe), _line("depth", a.depth, b.depth)]
+    lines.append(_line("steps", len(a.t) - 1, len(b.t) - 1))
+    if noise.describe(a.noise) != noise.describe(b.noise):
+        return "\n".join([*lines, "they are for different noise schedules, so nothing more can be compared"])
+    for what, key in (("step", "t"), ("network's time", "t_c")):
+        levels = [noise_levels(table, getattr(table, key)) for table in (a, b)]
+        for i in range(max(map(len, levels))):
+            ours, theirs = (f"{level[i]:.5g}" if i < len(level) else "" for level in levels)
+            lines.append(_line(f"{what} {i}, sigma/alpha", ours, theirs))
+    if a.nfe == b.nfe:
+        W, c = ((getattr(a, key) - getattr(b, key)).abs().max().item() for key in ("W", "c"))
+        lines.append(f"{'largest difference':30}{W:>14.3g} in W, {c:.3g} in c")
+    one, other = _flat(a.meta), _flat(b.meta)
+    for key in one | other:
+        if one.get(key) != other.get(key):
+            lines += textwrap.wrap(
+                f"{key}: {one.get(key, '-')} / {other.get(key, '-')}", width, subsequent_indent="    "
+            )
+    return "\n".join(lines)
+
+
+def _line(what: str, ours: object, theirs: object) -> str:
+    return f"{what:30}{ours:>14}{theirs:>14}"
+
+
+def _flat(meta: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The entries of nested mappings that are not lists, with their keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in meta.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        elif not isinstance(value, list):
+            flat[f"{prefix}{key}"] = value
+    return flat

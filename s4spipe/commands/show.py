@@ -1,0 +1,47 @@
+"""A solver's file in words and columns."""
+
+from pathlib import Path
+
+import click
+
+from s4spipe import noise
+from s4spipe.commands import terminal
+from s4spipe.commands.terminal import noise_levels, wrapped
+from s4spipe.sampling.tableau import Tableau
+
+LONG = 8  # longer lists of numbers in a solver's meta are not shown
+
+
+@click.command()
+@click.argument("solver", type=click.Path(path_type=Path))
+def show(solver: Path) -> None:
+    """Show a solver's file: its times, its weights, its origin and, in a run, what was measured."""
+    click.echo(describe(terminal.load(solver), terminal.width()))
+
+
+def describe(table: Tableau, width: int = 100) -> str:
+    """A description of a solver, in lines of up to `width` characters except for the first."""
+    about = noise.describe(table.noise)
+    numbers = ", ".join(f"{key} {value:g}" for key, value in about.items() if isinstance(value, int | float))
+    lines = [
+        f"{table.name}: {table.nfe} evaluations (depth {table.depth}) in {len(table.t) - 1} steps, "
+        f"for {about['name']} noise" + (f" ({numbers})" if numbers else ""),
+        "",
+        "times of the steps, as sigma/alpha:",
+        *wrapped([f"{value:.4g}" for value in noise_levels(table, table.t)], width),
+        "times shown to the network, as sigma/alpha:",
+        *wrapped([f"{value:.4g}" for value in noise_levels(table, table.t_c)], width),
+        "",
+        "state: weight of x_T | weights of the evaluations 0, 1, ...",
+    ]
+    for i, (c, row) in enumerate(zip(table.c.tolist(), table.W.tolist(), strict=True)):
+        first, *rest = wrapped([f"{c:8.4f} |", *(f"{weight:8.4f}" for weight in row[: i + 1])], width - 6)
+        lines += [f"{i + 1:4}: {first}", *(f"      {line}" for line in rest)]
+    origin = {key: value for key, value in table.meta.items() if not _is_long(value)}
+    if origin:
+        lines += ["", terminal.to_yaml(origin, width)]
+    return "\n".join(lines)
+
+
+def _is_long(value: object) -> bool:
+    return isinstance(value, list) and sum(len(row) if isinstance(row, list) else 1 for row in value) > LONG

@@ -1,0 +1,58 @@
+"""Common code of the commands that show solvers in a terminal."""
+
+import dataclasses
+import shutil
+import textwrap
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from torch import Tensor
+
+from s4spipe.pipeline import layout
+from s4spipe.report.tables import COLUMNS
+from s4spipe.runtime.files import read_json
+from s4spipe.sampling.tableau import Tableau
+
+
+def load(solver: Path) -> Tableau:
+    """A solver from its file. If the file is in a run, its meta includes what was measured, as `measured`.
+
+    Raises UserError for any other file.
+    """
+    table, found = Tableau.load(solver), layout.cell_of(solver)
+    if found is None:
+        return table
+    places, cell = found
+    path = places.evaluation(cell, "metrics.json")
+    if not path.exists():
+        return table
+    numbers = read_json(path)
+    measured = {key: numbers[key] for key in (*COLUMNS, "samples") if key in numbers}
+    return dataclasses.replace(table, meta=table.meta | {"measured": measured})
+
+
+def width() -> int:
+    """Characters in a line of the terminal."""
+    return shutil.get_terminal_size().columns
+
+
+def wrapped(words: list[str], width: int) -> list[str]:
+    """Lines of up to `width` characters."""
+    return textwrap.wrap("  ".join(words), width, break_on_hyphens=False) or [""]
+
+
+def to_yaml(data: Mapping[str, Any], width: int = 100) -> str:
+    """Data as YAML, its keys in their order, without a newline at the end."""
+    out = StringIO()
+    yaml: Any = YAML(typ="safe", pure=True)
+    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output, yaml.width = False, False, width
+    yaml.dump(dict(data), out)
+    return out.getvalue().rstrip("\n")
+
+
+def noise_levels(table: Tableau, t: Tensor) -> list[float]:
+    """sigma/alpha at times t, which does not depend on the model's clock."""
+    return (table.noise.sigma(t) / table.noise.alpha(t)).tolist()

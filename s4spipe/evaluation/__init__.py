@@ -1,0 +1,1 @@
+"""Measuring a solver's samples."""

@@ -1,0 +1,54 @@
+"""The Fréchet distance between the features of two sets of images, and its gradient."""
+
+import torch
+from torch import Tensor
+
+Statistics = tuple[Tensor, Tensor]  # mean [d] and covariance [d, d], float64
+
+
+def statistics(features: Tensor) -> Statistics:
+    """Mean [d] and covariance [d, d] of features [n, d]."""
+    return features.mean(0), torch.cov(features.T)
+
+
+def distance(own: Statistics, goal: Statistics) -> float:
+    """|m - m_g|^2 + tr(S + S_g - 2 (S S_g)^(1/2)) (Heusel et al. 2017, arXiv 1706.08500, eq. 6)."""
+    _, values, _ = _spectrum(own, goal)
+    return _value(own, goal, values).item()
+
+
+def distance_and_slope(features: Tensor, goal: Statistics) -> tuple[float, Tensor]:
+    """The distance of features [n, d] from a goal, and n times its gradient by the features.
+
+    The distance is the smallest mean of |f - T f|^2 over all maps T that take the mean and covariance of the features
+    to those of the goal. The minimum is T f = m_g + A (f - m) with A = S_g^1/2 (S_g^1/2 S S_g^1/2)^-1/2 S_g^1/2 (Dowson
+    and Landau 1982; Olkin and Pukelsheim 1982). At a minimum, the gradient is that with T held fixed: 2 (f - T f). The
+    distance of features that are not finite is infinite.
+    """
+    if not features.isfinite().all():
+        return float("inf"), torch.zeros_like(features)
+    own = mean, _ = statistics(features)
+    r, values, vectors = _spectrum(own, goal)
+    kept = values > 1e-10 * values.max()  # with fewer samples than features, S is singular
+    A = r @ (vectors * torch.where(kept, values, torch.inf).rsqrt()) @ vectors.T @ r
+    centred = features - mean
+    unbiased = len(features) / (len(features) - 1)  # as in the covariance
+    return _value(own, goal, values).item(), 2 * (unbiased * (centred - centred @ A) + mean - goal[0])
+
+
+def _spectrum(own: Statistics, goal: Statistics) -> tuple[Tensor, Tensor, Tensor]:
+    """S_g^1/2, and the eigenvalues and eigenvectors of S_g^1/2 S S_g^1/2, which is symmetric, so all are real."""
+    r = root(goal[1])
+    values, vectors = torch.linalg.eigh(r @ own[1] @ r)
+    return r, values.clamp(min=0), vectors
+
+
+def _value(own: Statistics, goal: Statistics, values: Tensor) -> Tensor:
+    (mean, S), (mean_g, S_g) = own, goal
+    return (mean - mean_g).square().sum() + S.trace() + S_g.trace() - 2 * values.sqrt().sum()
+
+
+def root(matrix: Tensor) -> Tensor:
+    """The symmetric square root of a positive semi-definite matrix [d, d]."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T

@@ -1,0 +1,1 @@
+"""Learning a solver's table from the teacher's pairs."""

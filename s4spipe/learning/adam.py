@@ -1,0 +1,185 @@
+"""Learning a solver by Adam (Frankel et al. 2025): S4S learns coefficients, S4S-Alt alternates between times and
+coefficients."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from s4spipe.learning import relaxed
+from s4spipe.learning.pairs import Pairs
+from s4spipe.learning.task import COEFFICIENTS, TIMES, Task, in_micro_batches, kind
+from s4spipe.runtime import distributed
+from s4spipe.sampling.loop import sample
+
+DistanceFn = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Adam:
+    """The settings of the optimiser.
+
+    Attributes:
+        batch_size: pairs per minibatch.
+        learning_rate: initial learning rate of every parameter.
+        radius: noises may move by r = radius * dim(x) * m^(-5/2) sigma_T; 0 keeps them fixed.
+    """
+
+    batch_size: int
+    learning_rate: float
+    radius: float = 0.0
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Epochs over all pairs in which the coefficients, the times or both are learned; the rest is frozen."""
+
+    learns: tuple[str, ...]
+    epochs: int
+
+
+def s4s(epochs: int) -> list[Phase]:
+    """S4S: coefficients on fixed steps."""
+    return [Phase((COEFFICIENTS,), epochs)]
+
+
+def s4s_alt(alternations: int, epochs: int, warmup_epochs: int) -> list[Phase]:
+    """S4S-Alt: first the times, as a warm-up, then times and coefficients in turn, each for `epochs`."""
+    halves = [Phase((TIMES,), epochs), Phase((COEFFICIENTS,), epochs)]
+    return [Phase((TIMES,), warmup_epochs), *alternations * halves]
+
+
+def joint(epochs: int, warmup_epochs: int) -> list[Phase]:
+    """First the times, as a warm-up, then times and coefficients at once."""
+    return [Phase((TIMES,), warmup_epochs), Phase((COEFFICIENTS, TIMES), epochs)]
+
+
+def fit(task: Task, phases: Sequence[Phase], distance: DistanceFn, adam: Adam) -> list[dict]:
+    """Learn the student in place, and leave it at the parameters that are best on the validation pairs.
+
+    This minimises E min_{|x'_T - x_T| <= r sigma_T} d(student(x'_T), teacher(x_T)) (Sec. 3.1.2) with Adam; gradients
+    are clipped at norm 1. An epoch that does not lower the validation loss is undone, and halves the learning rates of
+    what it moved. So one initial rate suits every NFE, and times as well as coefficients.
+
+    Every minibatch moves the parameters, and then its own x'_T by projected gradient descent. A move is kept if it
+    lowers the loss of its pair. The rate of the moves is halved after an epoch that kept none (as in LD3, Tong et al.
+    2024, arXiv 2405.15506). Validation starts from the unmoved x_T, as sampling does. The backward pass re-computes
+    each network call, so memory does not grow with NFE times the activations.
+
+    Progress is saved in the task's scratch after every epoch. Several processes divide every minibatch; all end with
+    the same student, which equals that of a single process up to rounding.
+
+    Returns:
+        The losses of every epoch.
+    """
+    student, denoiser, training, validation = task.student, task.denoiser, task.training, task.validation
+    parameters = dict(student.named_parameters())
+    groups = [{"params": [p], "name": name} for name, p in parameters.items()]
+    optimizer = torch.optim.Adam(groups, adam.learning_rate)  # one group per parameter, for separate rates
+    unit = student.noise.sigma_T
+    limit = unit * relaxed.radius(adam.radius, training.x_T[0].numel(), student.parameter_count)
+    epochs = [phase.learns for phase in phases for _ in range(phase.epochs)]
+
+    def losses(pairs: Pairs, index: Tensor, x_T: Tensor, call: Callable) -> Tensor:
+        condition = None if pairs.condition is None else pairs.condition[index]
+        return distance(sample(call, student(), x_T, condition), pairs.x_0[index])
+
+    @torch.no_grad()
+    def validate() -> float:
+        own = distributed.shard(torch.arange(len(validation), device=validation.x_T.device))
+        micro_batches = in_micro_batches(own, validation.x_T[own], min(task.micro_batch_size, 200))
+        values = _joined(own, [losses(validation, index, x, denoiser) for index, x in micro_batches])
+        return distributed.gather(values, own, len(validation)).mean().item()
+
+    def clone() -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in parameters.items()}
+
+    if state := task.scratch.load("fit"):
+        restore(parameters, state["best"])
+        optimizer.load_state_dict(state["optimizer"])
+        state["moved"] = state["moved"].to(training.x_T.device)
+    else:
+        state = {"epoch": 0, "moved": training.x_T.clone(), "rate": 12 / len(student.t), "best": clone()}
+        state["history"] = [{"epoch": 0, "learns": "", "train": None, "validation": validate(), "moves": 0}]
+    moved, history = state["moved"], state["history"]
+    distributed.barrier()  # all must have read the progress before one continues
+
+    rest = range(state["epoch"], len(epochs))
+    for epoch in (bar := distributed.progress(rest, task.description, len(epochs), initial=state["epoch"])):
+        learning = [group for group in optimizer.param_groups if kind(group["name"]) in epochs[epoch]]
+        for name, p in parameters.items():
+            p.requires_grad_(kind(name) in epochs[epoch])
+        order = torch.randperm(len(training), generator=torch.Generator().manual_seed(task.seed * 100_003 + epoch))
+        epoch_losses, owned, moves = [], [], 0
+        for index in order.to(moved.device).split(adam.batch_size):
+            own = distributed.shard(index)
+            x_T = moved[own].requires_grad_(limit > 0)
+            optimizer.zero_grad()
+            parts = []
+            for some, x in in_micro_batches(own, x_T, task.micro_batch_size):
+                loss = losses(training, some, x, recomputed(denoiser))
+                loss.sum().backward()
+                parts.append(loss.detach())
+            loss = _joined(own, parts)
+            for p in parameters.values():
+                if p.requires_grad:
+                    p.grad = distributed.all_reduce(torch.zeros_like(p) if p.grad is None else p.grad) / len(index)
+            torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+            optimizer.step()
+            student.clip()
+            if limit > 0 and len(own):
+                assert x_T.grad is not None
+                step = state["rate"] * unit**2 * x_T.grad
+                proposal = relaxed.project(x_T.detach() - step, training.x_T[own], limit)
+                with torch.no_grad():
+                    micro_batches = in_micro_batches(own, proposal, task.micro_batch_size)
+                    new = _joined(own, [losses(training, some, x, denoiser) for some, x in micro_batches])
+                better = new < loss
+                moved[own[better]] = proposal[better]
+                moves += int(better.sum())
+            epoch_losses.append(loss)
+            owned.append(own)
+        own = torch.cat(owned)
+        moved.copy_(distributed.gather(moved[own], own, len(moved)))
+        moves = int(distributed.all_reduce(torch.tensor(moves)))
+        if moves == 0:
+            state["rate"] /= 2
+        row = {
+            "epoch": epoch + 1,
+            "learns": "+".join(epochs[epoch]),
+            "train": distributed.gather(torch.cat(epoch_losses), own, len(moved)).mean().item(),
+            "validation": validate(),
+            "moves": moves,
+        }
+        if row["validation"] < min(past["validation"] for past in history):
+            state["best"] = clone()
+        else:
+            restore(parameters, state["best"])
+            for group in learning:
+                group["lr"] /= 2
+                optimizer.state.pop(group["params"][0], None)  # its moments are misleading
+        history.append(row)
+        bar.set_postfix(validation=f"{row['validation']:.2e}")
+        if distributed.is_main():
+            task.scratch.save("fit", state | {"epoch": epoch + 1, "optimizer": optimizer.state_dict()})
+
+    return history
+
+
+def _joined(like: Tensor, parts: list[Tensor]) -> Tensor:
+    """Join the losses of micro-batches into [n], on the device of `like`; empty if there are none."""
+    return torch.cat(parts) if parts else torch.zeros(0, device=like.device)
+
+
+def recomputed(denoiser: Callable) -> Callable:
+    """The denoiser with checkpointing: the activations of each call are re-computed in the backward pass."""
+    return lambda *inputs: checkpoint(denoiser, *inputs, use_reentrant=False)
+
+
+@torch.no_grad()
+def restore(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Set the parameters to `values`."""
+    for name, p in parameters.items():
+        p.copy_(values[name])

@@ -1,0 +1,81 @@
+"""Derivatives of samples by the entries of the solver's tableau, by the adjoint method.
+
+The samples are computed once, and only the predictions are kept. Then each evaluation, from the last to the first, is
+re-computed and differentiated, for several outputs at a time. So memory does not grow with NFE times the activations.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from s4spipe.sampling.loop import precision, sample
+from s4spipe.sampling.tableau import Tableau
+
+
+def entries(table: Tableau) -> Tensor:
+    """c_0, c, W row by row, and t_c, as one vector [1 + N + N^2 + N]."""
+    return torch.cat([table.c_0[None], table.c, table.W.flatten(), table.t_c])
+
+
+@dataclass
+class Path:
+    """Samples, and what they were computed from. The states follow from x_T and d by the tableau.
+
+    Attributes:
+        x_T: the noises [B, ...].
+        d: the N x0 predictions, each [B, ...], in float32, the precision of the networks.
+        end: the samples [B, ...].
+    """
+
+    x_T: Tensor
+    d: list[Tensor]
+    end: Tensor
+
+
+@torch.no_grad()
+def run(denoiser: Callable, table: Tableau, x_T: Tensor, condition: Tensor | None) -> Path:
+    """Make samples, and keep the predictions."""
+    x_T = x_T.to(precision(x_T.device))
+    recording = sample(denoiser, table, x_T, condition, record=True)
+    return Path(x_T, [d.float() for d in recording.predictions], recording.x_0)
+
+
+def derivatives(denoiser: Callable, table: Tableau, path: Path, outputs: Tensor, condition: Tensor | None) -> Tensor:
+    """The derivatives [K, B, entries] of K functions of each sample.
+
+    Args:
+        denoiser: the model.
+        table: the solver, with E entries.
+        path: what `run` returned.
+        outputs: the derivatives of the functions by the sample, [K, B, ...].
+        condition: as for `run`.
+    """
+    table = table.detached()
+    W, t_c = table.W.to(path.x_T), table.t_c.to(path.x_T)
+    n, (k, rows) = table.nfe, outputs.shape[:2]
+    by_c, by_W, by_t = outputs.new_zeros(k, rows, n), outputs.new_zeros(k, rows, n, n), outputs.new_zeros(k, rows, n)
+    by_d = [torch.zeros_like(outputs) for _ in range(n)]
+
+    def along(x: Tensor) -> Tensor:
+        return (outputs * x).flatten(2).sum(2)
+
+    for i in reversed(range(n)):
+        by_c[..., i] = along(path.x_T)
+        for j in range(i + 1):
+            by_W[..., i, j] = along(path.d[j])
+            by_d[j] = by_d[j] + W[i, j] * outputs
+        y, t = table.state(i, path.x_T, path.d).requires_grad_(), t_c[i].expand(rows).clone().requires_grad_()
+        with torch.enable_grad():
+            d = denoiser(y, t, condition)
+        slopes = [
+            torch.autograd.grad(d, (y, t), slope.to(d), retain_graph=last < k - 1) for last, slope in enumerate(by_d[i])
+        ]
+        outputs, by_t[..., i] = (torch.stack(parts) for parts in zip(*slopes, strict=True))
+    return torch.cat([along(path.x_T)[..., None], by_c, by_W.flatten(2), by_t], 2)
+
+
+def evaluations(nfe: int, outputs: int) -> int:
+    """Network evaluations per pair in `run` and `derivatives`; each backward pass for an output counts as one."""
+    return nfe * (2 + outputs)

@@ -1,0 +1,221 @@
+"""Learning a solver by Gauss-Newton steps with Levenberg-Marquardt damping. A solver has a few dozen parameters, so a
+dozen steps achieve what takes first-order methods thousands.
+
+The distance of a pair is a function of ||r||^2, where r is the difference between the student's sample and the
+teacher's. So its Gauss-Newton curvature in the parameters is w J^T J, with J the derivatives of the sample and
+w = 2 d distance / d ||r||^2. J itself is never computed. For a random v with independent standard normal entries,
+E (v^T J)^T (v^T J) = J^T J, and v^T J is a single backward pass, whatever the number of parameters. So a step costs as
+much as five passes through the solver.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from s4spipe.learning import adjoint
+from s4spipe.learning.adam import DistanceFn
+from s4spipe.learning.families import Family
+from s4spipe.learning.pairs import Pairs, batches
+from s4spipe.learning.task import Task, kind
+from s4spipe.runtime import distributed
+from s4spipe.runtime.errors import UserError
+from s4spipe.sampling.loop import sample
+from s4spipe.sampling.tableau import Tableau
+
+PROBES = 2  # random vectors v per pair
+DAMPINGS = 6  # dampings to try, each larger, before a step is given up
+FIRST_DAMPING, LEAST_DAMPING = 1e-2, 1e-5
+AVERAGED = 3  # best steps whose mean is tried at the end
+
+
+class Parameters:
+    """The learned parameters of a student, as one vector."""
+
+    def __init__(self, student: Family, learns: tuple[str, ...]):
+        self.student = student
+        self.chosen = {name: p for name, p in student.named_parameters() if kind(name) in learns}
+
+    def get(self) -> Tensor:
+        return torch.cat([p.detach().flatten() for p in self.chosen.values()])
+
+    @torch.no_grad()
+    def put(self, vector: Tensor) -> None:
+        """Set the parameters, clipped to their ranges."""
+        for p, part in zip(self.chosen.values(), self._parts(vector), strict=True):
+            p.copy_(part)
+        self.student.clip()
+
+    def _parts(self, vector: Tensor) -> list[Tensor]:
+        sizes = [p.numel() for p in self.chosen.values()]
+        return [part.view_as(p) for part, p in zip(vector.split(sizes), self.chosen.values(), strict=True)]
+
+    def table(self) -> Tableau | None:
+        """The tableau, or None if the parameters define no valid solver (for instance if its times do not fall)."""
+        try:
+            return self.student()
+        except UserError:
+            return None
+
+    def jacobian(self) -> Tensor:
+        """[entries, P]: the derivatives of the tableau's entries by the parameters."""
+
+        def entries(vector: Tensor) -> Tensor:
+            given = dict(zip(self.chosen, self._parts(vector), strict=True))
+            return adjoint.entries(torch.func.functional_call(self.student, given, ()))
+
+        with torch.enable_grad():
+            return torch.autograd.functional.jacobian(entries, self.get())
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The mean distance between a student's samples and the teacher's, as a function of the parameters."""
+
+    parameters: Parameters
+    denoiser: Callable
+    distance: DistanceFn
+    micro_batch_size: int
+
+    def loss(self, table: Tableau | None, pairs: Pairs) -> float:
+        return mean_distance(table, self.denoiser, pairs, self.distance, self.micro_batch_size)
+
+    def linearised(self, pairs: Pairs, number: int) -> tuple[float, Tensor, Tensor]:
+        """The loss, its gradient [P] and its Gauss-Newton curvature [P, P]; `number` is the seed of the probes."""
+        table, count = self.parameters.student(), len(self.parameters.get())
+        by_parameters = self.parameters.jacobian()
+        loss, slope, curvature = 0.0, torch.zeros(count).double(), torch.zeros(count, count).double()
+        for index in batches(distributed.shard(torch.arange(len(pairs))), self.micro_batch_size):
+            some = pairs.take(index)
+            path = adjoint.run(self.denoiser, table, some.x_T, some.condition)
+            end = path.end.detach().requires_grad_()
+            with torch.enable_grad():
+                distances = self.distance(end, some.x_0)
+            (by_end,) = torch.autograd.grad(distances.sum(), end)
+            residual = end.detach() - some.x_0
+            weight = by_end.flatten(1).norm(dim=1) / residual.flatten(1).norm(dim=1).clamp(min=1e-30)
+            root = (weight / PROBES).sqrt().view(-1, *[1] * (end.ndim - 1))
+            outputs = torch.stack([by_end, *(root * probe(number, index, end, k) for k in range(PROBES))])
+            by_entries = adjoint.derivatives(self.denoiser, table, path, outputs, some.condition)
+            rows = by_entries.cpu().double() @ by_parameters
+            loss += distances.detach().sum().item()
+            slope += rows[0].sum(0)
+            curvature += rows[1:].flatten(0, 1).T @ rows[1:].flatten(0, 1)
+        sums = torch.cat([torch.tensor([loss], dtype=torch.float64), slope, curvature.flatten()])
+        total, slope, curvature = (distributed.all_reduce(sums) / len(pairs)).split([1, count, count**2])
+        return total.item(), slope, curvature.view(count, count)
+
+
+def fit(task: Task, learns: tuple[str, ...], distance: DistanceFn, batch_size: int, steps: int) -> list[dict]:
+    """Learn the student in place, and leave it at the parameters that are best on the validation pairs.
+
+    This minimises the mean `distance` between the student's samples and the teacher's; it must be l2 or pseudo_huber,
+    functions of the norm of the difference. Every step draws `batch_size` new pairs and solves (H + mu diag H) delta =
+    -g (Levenberg 1944; Marquardt 1963). mu grows until the loss on these pairs falls, and shrinks after that. At the
+    end, the mean of the best steps is a candidate too (see `mix`).
+
+    Several processes divide every batch. Progress is saved in the task's scratch after every step.
+
+    Returns:
+        The losses, as from `s4spipe.learning.adam.fit`: one row per step, without moves, and with the network
+        evaluations so far (a backward pass counts as one). The last row is that of the mean.
+    """
+    student, training, validation = task.student, task.training, task.validation
+    problem = Problem(Parameters(student, learns), task.denoiser, distance, task.micro_batch_size)
+    parameters = problem.parameters
+
+    def validate(table: Tableau | None) -> float:
+        return problem.loss(table, validation)
+
+    if not (state := task.scratch.load("fit")):
+        loss = validate(parameters.table())
+        first = {"epoch": 0, "learns": "", "train": None, "validation": loss, "evaluations": 0}
+        best = [(loss, parameters.get())]
+        state = {"now": parameters.get(), "best": best, "damping": FIRST_DAMPING, "history": [first]}
+    history, damping = state["history"], state["damping"]
+    parameters.put(state["now"])
+    distributed.barrier()  # all have read how far the fit was before one goes on
+
+    rest = range(len(history) - 1, steps)
+    for step in (bar := distributed.progress(rest, task.description, steps, initial=len(history) - 1)):
+        number = task.seed * 100_003 + step
+        order = torch.randperm(len(training), generator=torch.Generator().manual_seed(number))
+        batch, before = training.take(order[:batch_size]), parameters.get()
+        start, gradient, curvature = problem.linearised(batch, number)
+        spent = len(batch) * adjoint.evaluations(student.nfe, 1 + PROBES)
+        floor = 1e-2 * curvature.diag().max() + 1e-30  # parameters with little effect take small steps
+        for _ in range(DAMPINGS):
+            damped = curvature + damping * torch.diag(curvature.diag() + floor)
+            parameters.put(before - torch.linalg.solve(damped, gradient))
+            spent += len(batch) * student.nfe
+            if problem.loss(parameters.table(), batch) < start:
+                damping = max(damping / 5, LEAST_DAMPING)
+                break
+            damping *= 5
+        else:
+            parameters.put(before)
+        row = {"epoch": step + 1, "learns": "+".join(learns), "train": start}
+        row["validation"] = validate(parameters.table())
+        row["evaluations"] = history[-1]["evaluations"] + spent + len(validation) * student.nfe
+        best = sorted([*state["best"], (row["validation"], parameters.get())], key=lambda met: met[0])[:AVERAGED]
+        history.append(row)
+        bar.set_postfix(validation=f"{row['validation']:.2e}")
+        state = {"now": parameters.get(), "best": best, "damping": damping, "history": history}
+        if distributed.is_main():
+            task.scratch.save("fit", state)
+
+    loss, tried = mix(parameters, state["best"], validate)
+    spent = history[-1]["evaluations"] + tried * len(validation) * student.nfe
+    last = {"epoch": steps + 1, "learns": "mean", "train": None, "validation": loss, "evaluations": spent}
+    return [*history, last]
+
+
+def mix(
+    parameters: Parameters, best: list[tuple[float, Tensor]], loss: Callable[[Tableau | None], float]
+) -> tuple[float, int]:
+    """Set the best parameters, or their mean with those of the next best that lower the loss.
+
+    Steps on some of the pairs scatter around the minimum of the loss on all pairs, and their mean is closer to it
+    (Polyak and Juditsky 1992). Candidates are added one by one, as in Wortsman et al. 2022 (arXiv 2203.05482).
+
+    Returns:
+        The loss, and how often it was evaluated.
+    """
+    (low, first), *others = best
+    taken = [first]
+    for _, other in others:
+        parameters.put(_mean([*taken, other]))
+        if (new := loss(parameters.table())) < low:
+            low, taken = new, [*taken, other]
+    parameters.put(_mean(taken))
+    return low, len(others)
+
+
+def _mean(vectors: list[Tensor]) -> Tensor:
+    total = vectors[0]
+    for vector in vectors[1:]:
+        total = total + vector
+    return total / len(vectors)
+
+
+def probe(number: int, index: Tensor, like: Tensor, k: int = 0) -> Tensor:
+    """The k-th random v of every pair in `index`, in the shape of `like`, independent of how the pairs are divided."""
+    seeds = ((number * 1_000_003 + row) * PROBES + k for row in index.tolist())
+    drawn = [torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(seed % 2**63)) for seed in seeds]
+    return torch.stack(drawn).to(like)
+
+
+@torch.no_grad()
+def mean_distance(
+    table: Tableau | None, denoiser: Callable, pairs: Pairs, distance: DistanceFn, micro_batch_size: int
+) -> float:
+    """The mean distance between a tableau's samples and the teacher's; infinite without a tableau or finite samples."""
+    if table is None:
+        return float("inf")
+    own, total = distributed.shard(torch.arange(len(pairs))), torch.zeros(1, dtype=torch.float64)
+    for index in batches(own, micro_batch_size):
+        some = pairs.take(index)
+        total += distance(sample(denoiser, table, some.x_T, some.condition), some.x_0).cpu().double().sum()
+    mean = distributed.all_reduce(total).item() / len(pairs)
+    return mean if mean == mean else float("inf")

@@ -1,0 +1,171 @@
+"""Refining a solver by the distribution of its samples instead of by pairs. This minimises the Fréchet distance between
+the features of its samples and those of the teacher's samples from the same noises.
+
+A solver with few evaluations cannot map every noise to the teacher's image, and minimising a mean distance blurs the
+images that it cannot reach. The distribution of its images can still match the teacher's. Because both sides start from
+the same noises, most of the finite-sample error cancels. The features must not come from the network that measures FID
+afterwards.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from s4spipe.features.base import frechet
+from s4spipe.features.base.frechet import Statistics
+from s4spipe.learning import adjoint
+from s4spipe.learning.gauss_newton import Parameters, probe
+from s4spipe.learning.pairs import Pairs, batches
+from s4spipe.learning.task import COEFFICIENTS, TIMES, Task
+from s4spipe.runtime import distributed
+from s4spipe.sampling.loop import sample
+
+FeatureFn = Callable[[Tensor], Tensor]  # samples [B, ...] -> features [B, d]
+
+SHORTENINGS = 5  # step lengths to try, each a quarter of the previous one, until the distance falls
+DAMPING = 1e-3  # of the curvature in the first step
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The objective: the Fréchet distance between the samples from the noises of `pairs` and the teacher's.
+
+    `feature_fn` must be differentiable.
+    """
+
+    parameters: Parameters
+    denoiser: Callable
+    pairs: Pairs
+    feature_fn: FeatureFn
+    micro_batch_size: int
+
+    def goal(self) -> Statistics:
+        """The statistics of the teacher's samples."""
+        return frechet.statistics(self._gather(self.features(some.x_0) for _, some in self._own()))
+
+    @torch.no_grad()
+    def features(self, x: Tensor) -> Tensor:
+        return self.feature_fn(x).cpu().double()
+
+    def _own(self) -> Iterator[tuple[Tensor, Pairs]]:
+        """The pairs of this process, in micro-batches, with their indices."""
+        for index in batches(distributed.shard(torch.arange(len(self.pairs))), self.micro_batch_size):
+            yield index, self.pairs.take(index)
+
+    def _gather(self, rows: Iterable[Tensor]) -> Tensor:
+        return distributed.gather(
+            torch.cat(list(rows)), distributed.shard(torch.arange(len(self.pairs))), len(self.pairs)
+        )
+
+    @torch.no_grad()
+    def value(self, goal: Statistics) -> float:
+        """The distance; infinite if the parameters define no valid solver."""
+        if (table := self.parameters.table()) is None:
+            return float("inf")
+        ends = (sample(self.denoiser, table, some.x_T, some.condition) for _, some in self._own())
+        return frechet.distance_and_slope(self._gather(map(self.features, ends)), goal)[0]
+
+    def value_and_slope(
+        self, goal: Statistics, number: int | None = None, below: float = float("inf")
+    ) -> tuple[float, Tensor, Tensor]:
+        """The distance, its gradient [P] and, if a seed of the probes (`number`) is given, the Gauss-Newton curvature
+        [P, P] of the mean of |f - T f|^2 with T held fixed. If the distance is not less than `below`, only the distance
+        is computed."""
+        table, count = self.parameters.table(), len(self.parameters.get())
+        slope, curvature = torch.zeros(count).double(), torch.zeros(count, count).double()
+        if table is None:
+            return float("inf"), slope, curvature
+        by_parameters = self.parameters.jacobian()
+        paths = [(*own, adjoint.run(self.denoiser, table, own[1].x_T, own[1].condition)) for own in self._own()]
+        value, by_features = frechet.distance_and_slope(
+            self._gather(self.features(path.end) for _, _, path in paths), goal
+        )
+        if not value < below:
+            return value, slope, curvature
+        for index, some, path in paths:
+            end = path.end.detach().requires_grad_()
+            with torch.enable_grad():
+                features = self.feature_fn(end)
+            outputs = [by_features[index]]
+            if number is not None:
+                outputs.append(2**0.5 * probe(number, index, features.detach()))
+            by_end = [torch.autograd.grad(features, end, o.to(features), retain_graph=True)[0] for o in outputs]
+            by_entries = adjoint.derivatives(self.denoiser, table, path, torch.stack(by_end), some.condition)
+            rows = by_entries.cpu().double() @ by_parameters
+            slope += rows[0].sum(0)
+            if number is not None:
+                curvature += rows[1].T @ rows[1]
+        total = distributed.all_reduce(torch.cat([slope, curvature.flatten()])) / len(self.pairs)
+        return value, total[:count], total[count:].view(count, count)
+
+
+def refine(task: Task, feature_fn: FeatureFn, steps: int) -> list[dict]:
+    """Refine all parameters of the student in place by BFGS, and leave it at those that are best on the validation
+    pairs (its start, if nothing is better).
+
+    The first step uses the Gauss-Newton curvature (see `Problem.value_and_slope`). It is too large, because T would
+    change too. So the inverse is then scaled to the curvature that was observed, and updated (Nocedal and Wright 2006,
+    sec. 6.1). Several processes divide the pairs. Progress is saved in the task's scratch after every step.
+
+    Returns:
+        One row per step: epoch, train, validation, and the network evaluations so far (a backward pass counts as one).
+    """
+    training, validation, nfe = task.training, task.validation, task.student.nfe
+    parameters = Parameters(task.student, (COEFFICIENTS, TIMES))
+    problem = Problem(parameters, task.denoiser, training, feature_fn, task.micro_batch_size)
+    judge = Problem(parameters, task.denoiser, validation, feature_fn, task.micro_batch_size)
+    goals = problem.goal(), judge.goal()
+    if not (state := task.scratch.load("refine")):
+        value, slope, curvature = problem.value_and_slope(goals[0], task.seed)
+        damped = curvature + DAMPING * torch.diag(curvature.diag() + curvature.diag().mean())
+        spent = len(training) * adjoint.evaluations(nfe, 2)
+        first = {"epoch": 0, "train": value, "validation": judge.value(goals[1]), "evaluations": spent}
+        state = {"slope": slope, "inverse": torch.linalg.inv(damped), "history": [first], "stuck": False}
+        state |= {"now": parameters.get(), "best": parameters.get()}
+        if distributed.is_main():
+            task.scratch.save("refine", state)
+    distributed.barrier()  # all must have read the progress before one continues
+
+    done = len(state["history"]) - 1
+    for step in (bar := distributed.progress(range(done, steps), task.description, steps, initial=done)):
+        if state["stuck"]:
+            break
+        state = step_of_bfgs(problem, goals[0], state, first=step == 0)
+        parameters.put(state["now"])
+        row = state["history"][-1]
+        row |= {"epoch": step + 1, "validation": judge.value(goals[1])}
+        row["evaluations"] += len(validation) * nfe
+        if row["validation"] < min(past["validation"] for past in state["history"][:-1]):
+            state["best"] = state["now"]
+        bar.set_postfix(validation=f"{row['validation']:.2e}")
+        if distributed.is_main():
+            task.scratch.save("refine", state)
+
+    parameters.put(state["best"])
+    return state["history"]
+
+
+def step_of_bfgs(problem: Problem, goal: Statistics, state: dict, first: bool) -> dict:
+    """The state after a step; `stuck` if no step length lowers the distance."""
+    parameters, x, slope, inverse = problem.parameters, state["now"], state["slope"], state["inverse"]
+    value, spent = state["history"][-1]["train"], state["history"][-1]["evaluations"]
+    direction = -inverse @ slope
+    for shortened in range(SHORTENINGS):
+        parameters.put(x + direction / 4**shortened)
+        new, new_slope, _ = problem.value_and_slope(goal, below=value)
+        nfe = parameters.student.nfe
+        spent += len(problem.pairs) * (adjoint.evaluations(nfe, 1) if new < value else nfe)
+        if new < value:
+            break
+    else:
+        return state | {"stuck": True, "history": [*state["history"], {"train": value, "evaluations": spent}]}
+    s, y = parameters.get() - x, new_slope - slope
+    if (curved := (s @ y).item()) > 0:
+        if first:
+            inverse = inverse * (curved / (y @ inverse @ y))
+        keep = torch.eye(len(s)).double() - torch.outer(s, y) / curved
+        inverse = keep @ inverse @ keep.T + torch.outer(s, s) / curved
+    history = [*state["history"], {"train": new, "evaluations": spent}]
+    return {**state, "now": parameters.get(), "slope": new_slope, "inverse": inverse, "history": history}

@@ -1,0 +1,39 @@
+"""The start of a learned solver: candidates, and the choice among them."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from s4spipe.noise import NoiseSchedule
+from s4spipe.runtime.errors import UserError
+from s4spipe.sampling.tableau import Tableau
+from s4spipe.solvers import registry
+
+TRIAL_PAIRS = 64  # pairs that candidates are compared on
+
+
+def late(start: Tableau, skip: float) -> Tableau:
+    """A classical solver that starts later: the fraction `skip` of lambda's range, at the noisy end, is crossed without
+    the network, by a DDIM step with an x0 prediction of 0.
+
+    The steps of `start`, whose name is that of the classical solver, are compressed into the rest, affinely in lambda.
+    """
+    noise, lam = start.noise, start.noise.lambda_(start.t)
+    squeezed = noise.inverse(lam[-1] + (1 - skip) * (lam - lam[-1]))
+    t = torch.cat([squeezed[:-1], start.t[-1:]])
+    table, kept = registry.build(start.name, noise, t, nfe=start.nfe), float(noise.sigma(t[0])) / noise.sigma_T
+    return Tableau(t, table.t_c, table.c * kept, table.W, noise, start.name, start.meta | {"skip": skip},
+                   table.c_0 * kept)  # fmt: skip
+
+
+def choose(candidates: Sequence[Tableau], loss: Callable[[Tableau], float]) -> Tableau:
+    """The candidate with the smallest loss; a single candidate is not evaluated. Starting from a single schedule, a fit
+    may end in a poor minimum."""
+    return candidates[0] if len(candidates) == 1 else min(candidates, key=loss)
+
+
+def check_noise(candidates: Sequence[Tableau], noise: NoiseSchedule) -> None:
+    """Raises UserError if a candidate was made for another noise schedule than `noise`."""
+    for table in candidates:
+        if table.noise != noise:
+            raise UserError(f"the start {table.name} is for another noise schedule than the model's: run `dvc repro`")

@@ -1,0 +1,118 @@
+"""The common interface of all models: a callable (x, t, condition) -> x0 prediction."""
+
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from s4spipe.noise import NoiseSchedule
+from s4spipe.runtime.errors import UserError
+
+
+class Denoiser(nn.Module):
+    """D(x, t, condition) -> x0 prediction. A subclass implements `predict`.
+
+    With guidance scale w, it is D(null) + w (D(condition) - D(null)) (Ho and Salimans 2022, arXiv 2207.12598). Both
+    terms are evaluated in one batch; w = 1 is the plain conditional model. Since x0 is affine in the network's
+    prediction and the weights sum to 1, this is the same as guiding the noise, the velocity or x0.
+
+    Attributes:
+        net: the network.
+        noise_schedule: the noise schedule that the model was trained with.
+        sample_shape: the shape of one x, without the batch.
+        num_classes: the number of conditions (classes or prompts); 0 for an unconditional model.
+        null_condition: the index that stands for no condition; None if the network was never trained without one.
+        guidance: the guidance scale w.
+        precision: the dtype of the network's arithmetic (autocast); x keeps its dtype.
+        conditional: whether samples are drawn with conditions (`model.condition` is not none).
+        in_order: whether samples take the conditions in turn (prompts) rather than at random.
+        identity: which model this is: {"kind", "source", "fingerprint"}, as recorded in the solvers learned for it.
+    """
+
+    net: Any
+    noise_schedule: NoiseSchedule
+    sample_shape: tuple[int, ...]
+    num_classes: int = 0
+    null_condition: int | None = None
+    guidance: float = 1.0
+    precision = torch.float32
+    conditional = True
+    in_order = False
+    identity: dict | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the network's weights."""
+        return next(chain(self.parameters(), self.buffers()), torch.empty(0)).device
+
+    def predict(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        """The x0 prediction, without guidance.
+
+        Args:
+            x: states [B, ...].
+            t: times [B] of the noise schedule.
+            condition: indices [B]; None for an unconditional model.
+
+        Returns:
+            x0 predictions [B, ...].
+        """
+        raise NotImplementedError
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Turn samples x into images [B, C, H, W] in [-1, 1]. A pixel-space model returns x itself."""
+        return x
+
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """The x0 prediction, with guidance.
+
+        Args:
+            x: states [B, ...].
+            t: times of the noise schedule, a scalar or [B].
+            condition: class or prompt indices [B], a single index, or None for no condition.
+
+        Returns:
+            x0 predictions [B, ...].
+        """
+        t, guided = t.to(x.dtype).expand(len(x)), self.guided and condition is not None
+        given = self.null_condition if condition is None else condition
+        if not self.num_classes or given is None:
+            return self._predict(x, t, None)
+        index = torch.as_tensor(given, device=x.device).expand(len(x))
+        if not guided or self.null_condition is None:
+            return self._predict(x, t, index)
+        conditions = torch.cat([index, torch.full_like(index, self.null_condition)])
+        both = self._predict(x.repeat(2, *[1] * (x.ndim - 1)), t.repeat(2), conditions)
+        conditional, unconditional = both.chunk(2)
+        return unconditional + self.guidance * (conditional - unconditional)
+
+    def _predict(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        if self.precision == torch.float32:
+            return self.predict(x, t, condition)
+        with torch.autocast(x.device.type, self.precision):
+            return self.predict(x, t, condition)
+
+    @property
+    def guided(self) -> bool:
+        """Whether an evaluation takes two of the network, one of them without the condition."""
+        return bool(self.num_classes) and self.guidance != 1.0
+
+    @property
+    def network_calls(self) -> int:
+        """Network evaluations per evaluation of D and per sample: 2 under guidance, else 1."""
+        return 2 if self.guided else 1
+
+    def guide(self, guidance: float) -> None:
+        """Set the guidance scale w.
+
+        Raises:
+            UserError: for a model that cannot be guided.
+        """
+        if guidance != 1.0 and self.null_condition is None:
+            lacks = "was never trained without one" if self.num_classes else "has no conditions"
+            raise UserError(f"model.guidance: must be 1 for a model that {lacks}, got {guidance:g}")
+        self.guidance = guidance
+
+    def set_precision(self, precision: torch.dtype) -> None:
+        """Set the dtype of the network's arithmetic."""
+        self.precision = precision

@@ -1,0 +1,59 @@
+"""Settings: which model to use, and how."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from s4spipe.runtime.errors import UserError, unknown
+
+ORIGIN = "s4spipe.json"  # in a downloaded model's folder: where it came from
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The settings of a model, as the block `model` of params.yaml has them.
+
+    Attributes:
+        weights: path of a file or a folder.
+        kind: callable, diffusers, digits or edm.
+        name: name of the folder in runs/ that holds the results.
+        condition: labels, prompts or none; None means labels if the model has classes.
+        guidance: classifier-free guidance scale w; 1 means no guidance.
+        precision: precision of the network on a GPU: float32, float16 or bfloat16.
+        source: origin of the weights: an id on a model hub, a file, or `module:function`.
+        revision: commit of `source` on its hub.
+        size: side of the images in pixels, for pipelines that make images of several sizes.
+        shape: shape of one x, if the network does not tell it.
+        scheduler: keys of a diffusers scheduler's config, for kind callable.
+        embeddings: file of embedded prompts, for a text-to-image model.
+    """
+
+    weights: str
+    kind: str = "digits"
+    name: str = "model"
+    condition: str | None = None
+    guidance: float = 1.0
+    precision: str = "float32"
+    source: str | None = None
+    revision: str | None = None
+    size: int | None = None
+    shape: Sequence[int] | None = None
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+    embeddings: str | None = None
+
+    @classmethod
+    def of(cls, settings: "ModelSettings | Mapping[str, Any]") -> "ModelSettings":
+        """Settings from a mapping with their keys; settings are returned as they are.
+
+        Raises:
+            UserError: for an unknown key, or without weights.
+        """
+        if isinstance(settings, ModelSettings):
+            return settings
+        known = [entry.name for entry in fields(cls)]
+        for key in settings:
+            if key not in known:
+                raise unknown("key of the model's settings", key, known)
+        if settings.get("weights") is None:
+            raise UserError("model.weights: missing; name a file or a folder")
+        return cls(**{key: value for key, value in settings.items() if value is not None})

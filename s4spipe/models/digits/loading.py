@@ -1,0 +1,48 @@
+"""Loading a U-Net that `s4spipe.training.unet` trained."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from s4spipe.models.base.settings import ModelSettings
+from s4spipe.models.digits.denoiser import EDMDenoiser
+from s4spipe.noise import NoiseSchedule
+from s4spipe.runtime.errors import UserError, needs
+from s4spipe.runtime.files import read_tensors
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
+
+
+def noise_schedule(settings: ModelSettings) -> NoiseSchedule:
+    """The noise schedule of the model, whatever its weights."""
+    return EDMDenoiser.noise_schedule
+
+
+def load(settings: ModelSettings) -> EDMDenoiser:
+    """The denoiser in settings.weights. Raises UserError for a file that is broken or holds another network."""
+    with needs("diffusers", "a model of kind digits"):
+        from diffusers import UNet2DModel  # takes seconds to import
+    path = settings.weights
+    tensors, metadata = read_tensors(path)
+    try:
+        if not isinstance(metadata, dict):
+            raise TypeError("no description of a network")
+        net = UNet2DModel(**metadata["unet"])
+        net.load_state_dict(tensors)
+        return denoiser_of(net, metadata)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"{path}: does not hold a U-Net that s4spipe trained ({str(error).splitlines()[0]})") from None
+
+
+def denoiser_of(net: "UNet2DModel", metadata: Mapping[str, Any]) -> EDMDenoiser:
+    """The denoiser around a U-Net, unconditional if the U-Net has no class embeddings.
+
+    Args:
+        net: the U-Net.
+        metadata: metadata of its file: sigma_data and, if the U-Net's channels are squares of pixels, their side
+            `shuffle`.
+    """
+    config = net.config
+    shape = (config.in_channels, config.sample_size, config.sample_size)
+    num_classes = (config.num_class_embeds or 1) - 1
+    return EDMDenoiser(net, metadata["sigma_data"], shape, num_classes, metadata.get("shuffle", 1))

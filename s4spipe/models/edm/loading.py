@@ -1,0 +1,45 @@
+"""Loading EDM's checkpoints, published or converted to safetensors."""
+
+from pathlib import Path
+
+from s4spipe.models.base.settings import ModelSettings
+from s4spipe.models.edm.denoiser import EDMCheckpoint
+from s4spipe.models.edm.preconditioning import Preconditioned
+from s4spipe.models.edm.reader import read
+from s4spipe.noise import NoiseSchedule
+from s4spipe.runtime.errors import UserError
+from s4spipe.runtime.files import read_tensors, write_tensors
+
+
+def convert(path: str | Path, to: str | Path) -> None:
+    """Write a checkpoint as safetensors, which `load` reads too. Raises UserError as `reader.read` does."""
+    tensors, metadata = read(path)
+    write_tensors(to, tensors, {"edm": metadata})
+
+
+def noise_schedule(settings: ModelSettings) -> NoiseSchedule:
+    """The noise schedule of all EDM checkpoints: noise of standard deviation 0.002 to 80."""
+    return EDMCheckpoint.noise_schedule
+
+
+def load(settings: ModelSettings) -> EDMCheckpoint:
+    """The denoiser of the checkpoint settings.weights, a .pkl file or one that `convert` wrote.
+
+    Raises UserError as `reader.read` does, and for an unknown network.
+    """
+    path = settings.weights
+    if Path(path).suffix == ".pkl":
+        tensors, metadata = read(path)
+    else:
+        tensors, converted = read_tensors(path)
+        if not isinstance(converted, dict) or "edm" not in converted:
+            raise UserError(f"{path}: not a converted EDM checkpoint")
+        metadata = converted["edm"]
+    try:
+        net = Preconditioned(**metadata)
+        net.load_state_dict(tensors)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"{path}: its tensors do not match its network ({str(error).splitlines()[0]})") from None
+    return EDMCheckpoint(net)

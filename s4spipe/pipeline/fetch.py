@@ -1,0 +1,134 @@
+"""Downloads: a model, FID's network and statistics, the backbone of LPIPS.
+
+An existing file is never downloaded again. So without a network connection, you can put the files there yourself.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from cleanfid.downloads_helper import inception_url
+
+from s4spipe.models.base.settings import ORIGIN
+from s4spipe.pipeline.layout import DOWNLOADS
+from s4spipe.pipeline.schema import Params
+from s4spipe.runtime.errors import UserError
+from s4spipe.runtime.files import atomic, read_json, write_json
+
+NVIDIA = "https://nvlabs-fi-cdn.nvidia.com/edm"
+OPENAI = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches"
+TORCHVISION = "https://download.pytorch.org/models"
+# The URL of a file, by its name.
+SOURCES = (
+    (r"inception-2015-12-05\.pt", lambda name: inception_url),
+    (r"(vgg16-397923af|alexnet-owt-7be5be79)\.pth", lambda name: f"{TORCHVISION}/{name}"),
+    (r"(cifar10-32x32|ffhq-64x64|afhqv2-64x64|imagenet-64x64)\.npz", lambda name: f"{NVIDIA}/fid-refs/{name}"),
+    (r"VIRTUAL_lsun_bedroom256\.npz", lambda name: f"{OPENAI}/lsun/bedroom/{name}"),
+    (r"VIRTUAL_imagenet256_labeled\.npz", lambda name: f"{OPENAI}/imagenet/256/{name}"),
+    (r"\w+_(clean|legacy_tensorflow)_[a-z]+_\w+\.npz", lambda name: f"https://www.cs.cmu.edu/~clean-fid/stats/{name}"),
+    (r"edm-[\w-]+\.pkl", lambda name: f"{NVIDIA}/pretrained/{name}"),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sentence that tells what `run` is going to do, and `run` itself."""
+
+    sentence: str
+    run: Callable[[], None]
+
+
+def plan(path: str, params: Params) -> Plan:
+    """How to get the file or folder at `path`.
+
+    Raises UserError for a file that does not exist, is not the model's, and has an unknown name.
+    """
+    model = params.model
+    if path == model.weights and model.kind == "diffusers" and model.source:
+        at = f" at {model.revision}" if model.revision else ""
+        return Plan(f"{path}: downloads {model.source}{at} from the model hub", lambda: from_hub(path, params))
+    if path == model.weights and model.kind == "edm" and path.endswith(".safetensors"):
+        pickle = model.source or Path(path).with_suffix(".pkl").name
+        return Plan(f"{path}: converts {pickle}" + ("" if Path(pickle).exists() else f", from {address(pickle)}"),
+                    lambda: converted(path, pickle))  # fmt: skip
+    if Path(path).exists():
+        return Plan(f"{path}: is there already", lambda: None)
+    return Plan(f"{path}: downloads {address(path)}", lambda: download(path, address(path)))
+
+
+def address(path: str) -> str:
+    """The URL of a file, by its name. Raises UserError for an unknown name."""
+    if path.startswith("https://"):
+        return path
+    name = Path(path).name
+    for pattern, url in SOURCES:
+        if re.fullmatch(pattern, name):
+            return url(name)
+    raise UserError(
+        f"fetch: the origin of {path} is unknown; put it there yourself and take it out of `fetch` in params.yaml, or "
+        "set model.source"
+    )
+
+
+def download(path: str, url: str) -> None:
+    if Path(path).exists():
+        return
+    try:
+        with atomic(path) as temporary:
+            torch.hub.download_url_to_file(url, str(temporary), progress=True)
+    except (URLError, OSError) as error:
+        raise UserError(f"{path}: could not be downloaded from {url} ({error}); put that file there yourself and run "
+                        "again") from None  # fmt: skip
+
+
+def converted(path: str, pickle: str) -> None:
+    """Convert an EDM checkpoint to safetensors. A missing pickle is first downloaded to the scratch folder."""
+    from s4spipe.models import edm
+
+    if not Path(pickle).exists():
+        if Path(path).exists():
+            return
+        local = str(Path(DOWNLOADS) / Path(pickle).name)
+        download(local, address(pickle))
+        pickle = local
+    edm.convert(pickle, path)
+
+
+def from_hub(path: str, params: Params) -> None:
+    """Put a pipeline's files, and a record of their origin, into a folder; linked to the hub's cache where possible."""
+    from diffusers import DiffusionPipeline
+
+    folder, model = Path(path), params.model
+    if folder.exists():
+        if not (folder / ORIGIN).exists():
+            return  # the user's own
+        there = read_json(folder / ORIGIN)
+        if there["source"] == model.source and model.revision in (None, there["asked"], there["commit"]):
+            return
+    try:
+        snapshot = Path(DiffusionPipeline.download(model.source, revision=model.revision))
+    except Exception as error:  # the hub's client raises dozens of kinds
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{path}: could not download {model.source} ({reason[0][:200]}); put its folder there "
+                        "yourself and run again") from None  # fmt: skip
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(snapshot, temporary, copy_function=link)
+    write_json(temporary / ORIGIN, {"source": model.source, "commit": snapshot.name, "asked": model.revision})
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+    if model.revision != snapshot.name:
+        print(f"{path}: commit {snapshot.name}; to stay with it, make it model.revision in params.yaml")
+
+
+def link(source: str, target: str) -> None:
+    """Hard-link a file, or copy it to another disk."""
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        shutil.copy2(source, target)

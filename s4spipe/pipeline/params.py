@@ -1,0 +1,262 @@
+"""params.yaml as checked data: every key there and known, every value of the right type and within its range."""
+
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML, YAMLError
+
+from s4spipe.learning import families
+from s4spipe.pipeline import layout, resolve
+from s4spipe.pipeline.layout import NONE
+from s4spipe.pipeline.render import flow
+from s4spipe.pipeline.schema import Block, Learner, Params
+from s4spipe.runtime.errors import UserError, unknown
+from s4spipe.solvers import timesteps
+from s4spipe.solvers.timesteps import SEARCHED, Schedule
+
+
+def load(path: str | Path = layout.PARAMS) -> Params:
+    """Read and check a parameter file. Raises UserError, naming the file and the key, for the first mistake in it."""
+    try:
+        data = YAML(typ="safe").load(Path(path))  # the parser that DVC uses
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run from the project's root") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (YAMLError, ValueError, RecursionError) as error:  # a date such as 2001-13-01 is a ValueError
+        raise UserError(f"{path}: not valid YAML ({_reason(error)})") from None
+    try:
+        return parse(data, Path(path).parent)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What the YAML parser says, with the line, but without its picture of it."""
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    if problem and mark:
+        return f"line {mark.line + 1}: {' '.join(problem.split())}"
+    return " ".join(str(error).split())
+
+
+def parse(data: Any, root: Path = Path()) -> Params:
+    """Checked parameters out of what a parameter file holds; `root` is the project's folder.
+
+    Raises UserError, naming the key, for the first mistake.
+    """
+    if not isinstance(data, dict):
+        raise UserError(f"must be a mapping of blocks, got {_shown(data)}")
+    try:
+        params = Params.model_validate(data)
+    except ValidationError as error:
+        raise UserError(_sentence(error, data)) from None
+    for key, default in _missing(data, Params()):
+        many = isinstance(default, Block | dict)
+        raise UserError(f"{key}: missing; " + ("docs/reference/parameters.md has its defaults" if many else
+                                               f"its default is {flow(default)}"))  # fmt: skip
+    for rule in (_check_model, _check_lists, _check_learners, _check_schedules, _check_counts):
+        rule(params, root)
+    return params
+
+
+def _missing(data: dict[str, Any], defaults: Block, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys of a block that are not there, with their defaults; those of default None may be left out."""
+    for name, default in defaults:
+        if name not in data:
+            if default is not None:
+                yield f"{prefix}{name}", default
+        elif isinstance(default, Block):
+            yield from _missing(data[name], default, f"{prefix}{name}.")
+        elif isinstance(default, dict):
+            block = next((value for value in default.values() if isinstance(value, Block)), None)
+            for key, entry in data[name].items() if block else ():
+                yield from _missing(entry, type(block)(), f"{prefix}{name}.{key}.")
+
+
+def _check_model(params: Params, root: Path) -> None:
+    model = params.model
+    if (model.condition == "prompts") != (params.prompts != NONE):
+        raise UserError(f"prompts: must name a file of prompts if model.condition is prompts, and {NONE} otherwise, "
+                        f"got {params.prompts}")  # fmt: skip
+    if model.condition == "prompts" and model.kind != "diffusers":
+        raise UserError(f"model.condition: prompts are for text-to-image models of kind diffusers, not {model.kind}")
+    if params.reference.source == "real" and params.fid.real == NONE:
+        raise UserError("reference.source: real needs real images, named in fid.real")
+    if params.fid.clip and params.prompts == NONE:
+        raise UserError("fid.clip: a CLIP score needs prompts; leave it out")
+
+
+def _check_lists(params: Params, root: Path) -> None:
+    for key in ("nfe", "classical", "fetch", "searched", "learned", "refined"):
+        values = getattr(params, key)
+        if len(set(values)) < len(values):
+            raise UserError(f"{key}: every entry may appear only once, got {values}")
+    for name in params.refined:
+        if name in params.learned:
+            raise UserError(f"refined: {name} is in `learned` too; list it in only one of them")
+    for name in params.classical:
+        if name not in params.classical_schedules:
+            raise UserError(f"classical_schedules.{name}: missing; give it a schedule, such as "
+                            f"{', '.join(sorted(timesteps.FORMULAS))}")  # fmt: skip
+
+
+def _check_learners(params: Params, root: Path) -> None:
+    for key in ("learned", "refined"):
+        for name in getattr(params, key):
+            if name not in params.learners:
+                raise UserError(f"{key}: {unknown('learner', name, params.learners)}")
+    taken = {"teacher", "reference", *params.classical, *params.classical_schedules}
+    for name in params.learners:
+        if name in taken:
+            raise UserError(f"learners.{name}: the teacher, the reference or a classical solver has this name; choose "
+                            "another")  # fmt: skip
+        _check_learner(f"learners.{name}", _learner(params, name))
+        if name not in params.starts:
+            raise UserError(f"starts.{name}: missing; name the solver and the schedules that {name} starts from")
+        family = resolve.learner(params, name).family
+        if params.starts[name].skip and family != "free":
+            raise UserError(f"starts.{name}.skip: only the family free can skip noise levels, not {family}; make it []")
+    for name in params.starts:
+        if name not in params.learners:
+            raise UserError(f"starts: {unknown('learner', name, params.learners)}")
+
+
+def _learner(params: Params, name: str) -> Learner:
+    try:
+        return resolve.learner(params, name)
+    except ValidationError as error:
+        raise UserError(f"learners.{name}.{_sentence(error, params.learners[name], Learner)}") from None
+
+
+def _check_learner(key: str, learner: Learner) -> None:
+    """The rules that join two keys of a learner's block."""
+    try:
+        families.check_options(learner.family, {"consistent": learner.consistent, "shared": learner.shared})
+    except UserError as error:
+        raise UserError(f"{key}.{error}") from None
+    if learner.gaussian and learner.family not in ("lms", "pc"):
+        raise UserError(f"{key}.gaussian: only for the families lms and pc, not {learner.family}")
+    if learner.family == "fixed" and learner.learns != "times":
+        raise UserError(f"{key}.learns: the family fixed has only times to learn, got {learner.learns}; make it times")
+    if learner.family == "free" and learner.learns != "joint":
+        raise UserError(f"{key}.learns: the family free learns all of its numbers at once, got {learner.learns}; make "
+                        "it joint")  # fmt: skip
+    if learner.family == "free" and learner.optimizer == "adam" and learner.warmup_epochs:
+        raise UserError(f"{key}.warmup_epochs: a warm-up is of the steps alone, which the family free does not have; "
+                        "make it 0")  # fmt: skip
+    if learner.optimizer == "gauss_newton":
+        if learner.distance == "perceptual" or learner.radius > 0:
+            raise UserError(f"{key}.optimizer: gauss_newton needs the distance l2 or pseudo_huber and the radius 0, "
+                            f"got {learner.distance} and {learner.radius:g}")  # fmt: skip
+        if learner.learns == "alternating":
+            raise UserError(f"{key}.learns: gauss_newton cannot alternate; make it coefficients, times or joint")
+
+
+def _check_schedules(params: Params, root: Path) -> None:
+    files = layout.input_schedules(root)
+    for name in files:
+        if name in (*timesteps.FORMULAS, *SEARCHED, "best"):
+            raise UserError(f"{files[name]}: {name} is the name of a built-in schedule; rename the file")
+
+    def check(key: str, schedule: Schedule, *also: str) -> None:
+        if schedule in SEARCHED and schedule not in params.searched:
+            raise UserError(f"{key}: {schedule} has to be searched for; add it to `searched`")
+        try:
+            timesteps.check(schedule, {*files, *params.searched, *also})
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
+
+    for name, schedule in params.classical_schedules.items():
+        check(f"classical_schedules.{name}", schedule, "best")
+        if schedule == "best" and name in params.classical and params.model.kind != "digits":
+            raise UserError(f"classical_schedules.{name}: the best schedules are known only for the embedded model; "
+                            "name a schedule")  # fmt: skip
+    for key in ("teacher", "reference"):
+        check(f"{key}.schedule", getattr(params, key).schedule)
+    for name, start in params.starts.items():
+        if name in (*params.learned, *params.refined):
+            for schedule in start.schedules:
+                check(f"starts.{name}.schedules", schedule)
+
+
+def _check_counts(params: Params, root: Path) -> None:
+    if params.fid.count != "all" and params.fid.count > params.sample.count:
+        raise UserError(f"fid.count: must be at most sample.count = {params.sample.count}, got {params.fid.count}")
+    blocks: dict[str, Any] = {f"learners.{name}": resolve.learner(params, name)
+                              for name in (*params.learned, *params.refined)}  # fmt: skip
+    for key, learner in blocks.items():
+        if learner.family in ("lms", "pc") and learner.order > min(params.nfe):
+            raise UserError(f"{key}.order: must not exceed the smallest NFE, which is {min(params.nfe)}, "
+                            f"got {learner.order}")  # fmt: skip
+    if params.refined:
+        blocks["refine"] = params.refine
+    for key, block in blocks.items():
+        for count, there in (("pairs", "train"), ("validation_pairs", "validation")):
+            if getattr(block, count) > getattr(params.teacher, there):
+                raise UserError(f"{key}.{count}: must be at most teacher.{there} = {getattr(params.teacher, there)}, "
+                                f"got {getattr(block, count)}")  # fmt: skip
+
+
+# pydantic's kinds of errors, in the words of a parameter file.
+MUST_BE = {
+    "model_type": "a mapping",
+    "dict_type": "a mapping",
+    "list_type": "a list",
+    "string_type": "a string",
+    "int_type": "an integer",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "too_short": "a list of at least {min_length}",
+}
+
+
+def _sentence(invalid: ValidationError, data: Any, block: type[BaseModel] = Params) -> str:
+    """The first of pydantic's errors about `data`, which should be a `block`, in the words of a parameter file."""
+    errors = invalid.errors()
+    error, where = errors[0], _key(errors[0], data)
+    if error["type"] == "extra_forbidden":
+        inner: Any = block
+        for part in error["loc"][:-1]:
+            inner = _inside(inner, part)
+        return f"{where}: {unknown('key', error['loc'][-1], inner.model_fields)}"
+    if "error" in error.get("ctx", {}):  # raised by one of the schema's validators
+        return f"{where}: {error['ctx']['error']}"
+    if error["type"] == "invalid_key" or (error["type"] == "string_type" and error["loc"][-1] == "[key]"):
+        return f"{where or 'top level'}: keys must be strings, got {_shown(error['input'])}"
+    ways = [_must_be(other) for other in errors if _key(other, data) == where]  # a number or a word, for instance
+    return f"{where}: must be {' or '.join(dict.fromkeys(ways))}, got {_shown(error['input'])}"
+
+
+def _key(error: ErrorDetails, data: Any) -> str:
+    """Which key of `data` an error is about: its place without pydantic's own marks."""
+    parts = []
+    for part in error["loc"]:
+        if part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int):
+            parts.append(part if isinstance(part, str) and part.isprintable() else repr(part))
+            data = data[part]
+    return ".".join(parts)
+
+
+def _must_be(error: ErrorDetails) -> str:
+    if error["type"] in MUST_BE:
+        return MUST_BE[error["type"]].format(**error.get("ctx", {}))
+    return error["msg"].removeprefix("Input should be ").replace("a valid integer", "an integer").replace("valid ", "")
+
+
+def _shown(value: Any) -> str:
+    """A value as it stands in the file, or near enough."""
+    for word, constant in {"null": None, "true": True, "false": False}.items():
+        if value is constant:
+            return word
+    return textwrap.shorten(repr(value), 80, placeholder=" ...")
+
+
+def _inside(kind: Any, part: str | int) -> Any:
+    """The type of a key of a block, or of a value of a mapping."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind.model_fields[str(part)].annotation
+    return get_args(kind)[-1]

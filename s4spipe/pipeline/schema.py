@@ -1,0 +1,306 @@
+"""The schema of params.yaml: the type, default and meaning of every key."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from s4spipe.features import FOR_DISTANCE, FOR_FID, MODES
+from s4spipe.learning.distance import DISTANCES
+from s4spipe.learning.families import FAMILIES
+from s4spipe.models.base.loading import KINDS, PRECISIONS
+from s4spipe.pipeline.layout import DIGITS_IMAGES, DIGITS_WEIGHTS, FEATURES_WEIGHTS, NONE
+from s4spipe.runtime.errors import UserError, unknown
+from s4spipe.solvers import registry, timesteps
+from s4spipe.solvers.timesteps import SEARCHED
+
+
+def _one_of(what: str, known: Any) -> BeforeValidator:
+    def check(name: Any) -> Any:
+        if isinstance(name, str) and name not in known:
+            raise unknown(what, name, known)
+        return name
+
+    return BeforeValidator(check)
+
+
+def _solver(name: Any) -> Any:
+    if isinstance(name, str):
+        registry.parse(name)
+    return name
+
+
+def _schedule(value: Any) -> Any:
+    if not isinstance(value, str):  # which names there are is checked with the files, in `params.load`
+        timesteps.check(value)
+    return value
+
+
+def _name(value: str) -> str:
+    if not value or not all(c.islower() or c.isdigit() or c == "_" for c in value) or not value.isascii():
+        raise UserError(f"must be lower-case letters, digits and _, got {value!r}")
+    return value
+
+
+Solver = Annotated[str, BeforeValidator(_solver)]
+Schedule = Annotated[str | list[float], BeforeValidator(_schedule)]
+Name = Annotated[str, AfterValidator(_name)]
+Count = Annotated[int, Field(ge=1)]
+Pairs = Annotated[int, Field(ge=2)]
+Seed = Annotated[int, Field(ge=0)]
+Epochs = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def key(default: Any, description: str = "", **limits: Any) -> Any:
+    """A key with its default and its description, which params.yaml shows as a comment."""
+    return Field(default, description=description, **limits)
+
+
+class Block(BaseModel):
+    """A mapping with fixed keys and strict types: a string is no number, and a number is no truth value."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Run(Block):
+    device: str = key("auto", "auto (CUDA if there is a GPU), cpu, cuda, cuda:1, mps")
+    batch_size: Count = key(500, "samples per batch, when sampling")
+    micro_batch_size: Count = key(200, "pairs in memory at a time, when learning; a minibatch may be larger")
+    compile: bool = key(False, "torch.compile the network (GPU only)")
+    launcher: str | None = key(None, "starts several processes per stage, as in: torchrun --nproc-per-node 8 -m")
+
+
+class Model(Block):
+    name: Name = key("digits", "the folder in runs/ that holds all results")
+    kind: Annotated[str, _one_of("kind of model", KINDS)] = key(
+        "digits", "digits, edm (EDM's checkpoints), diffusers (a pipeline's folder), callable (your own code)"
+    )
+    weights: str = key(DIGITS_WEIGHTS, "a file or a folder")
+    condition: Literal["labels", "prompts", "none"] = key(
+        "labels", "labels: class-conditional; prompts: text-to-image; none: unconditional"
+    )
+    guidance: NonNegative = key(1.0, "classifier-free guidance scale; 1 means none")
+    precision: Annotated[str, _one_of("precision", PRECISIONS)] = key(
+        "float32", "precision of the network on a GPU: float32, float16, bfloat16"
+    )
+    source: str | None = key(None, "origin of the weights: an id on a model hub, a file, or module:function")
+    revision: str | None = key(None, "commit of `source` on its hub")
+    size: Count | None = key(None, "side in pixels, for pipelines that make images of several sizes")
+    shape: list[Count] | None = key(None, "shape of a sample, if the network does not tell it")
+    scheduler: dict[str, Any] | None = key(None, "keys of a diffusers scheduler's config, for kind callable")
+
+
+class TrainDigits(Block):
+    steps: Count = key(5000)
+    batch_size: Count = key(128)
+    learning_rate: Positive = key(0.002)
+    ema: Fraction = key(0.999)
+    label_dropout: Fraction = key(0.1, "fraction of training images without a label: the model is unconditional too")
+    seed: Seed = key(0)
+
+
+class TrainFeatures(Block):
+    epochs: Count = key(60)
+    learning_rate: Positive = key(0.002)
+    seed: Seed = key(0)
+
+
+class Gits(Block):
+    solver: Solver = key("ipndm_4")
+    grid: Pairs = key(60, "EDM steps per trajectory")
+    coefficient: Positive = key(1.05, "above 1, later errors count more; the paper uses 1.15")
+    noises: Count = key(256)
+    seed: Seed = key(0)
+
+
+class Dmn(Block):
+    schedule: Annotated[str, _one_of("schedule", timesteps.FORMULAS)] = key("logsnr", "where the search starts")
+    order: Annotated[int, Field(ge=1, le=4)] = key(3)
+    up_to: Count = key(12, "largest number of steps")
+
+
+class Teacher(Block):
+    solver: Solver = key("unipc_bh2")
+    schedule: Schedule = key("logsnr")
+    nfe: Count = key(20)
+    train: Count = key(600, "pairs to learn from")
+    validation: Count = key(300, "pairs that choose the best parameters")
+    seed: Seed = key(0)
+
+
+class Perceptual(Block):
+    network: Annotated[str, _one_of("perceptual network", FOR_DISTANCE)] = key("digits", "digits, lpips")
+    weights: str = key(FEATURES_WEIGHTS["perceptual"], "must not be the network that FID uses")
+
+
+class Start(Block):
+    solver: Solver = key("dpmpp_3m", "the classical solver")
+    schedules: Annotated[list[Schedule], Field(min_length=1)] = key(
+        ["vp_quadratic"], "of several, the one with the smallest loss on 64 pairs is taken"
+    )
+    skip: list[Annotated[float, Field(ge=0, lt=1)]] = key(
+        [], "family free only: fractions of lambda's range, from the noisy end, that are crossed without the network"
+    )
+
+
+class Learner(Block):
+    family: Annotated[str, _one_of("family", FAMILIES)] = key("lms", "lms, pc, ss, fixed, dss, gs, bns, epd, free")
+    learns: Literal["coefficients", "times", "alternating", "joint"] = key(
+        "alternating", "coefficients, times, alternating (times and coefficients in turn) or joint (both at once)"
+    )
+    order: Count = key(3, "history length k, for lms and pc")
+    consistent: bool = key(False, "rows of coefficients keep their sum")
+    shared: bool = key(False, "all steps share the same corrections")
+    gaussian: bool = key(False, "coefficients start from N(0, 1)")
+    decoupling: Annotated[float, Field(ge=0, le=0.5)] = key(
+        0.5, "how far a network time may be from its step, as a fraction of the smallest step"
+    )
+    distance: Annotated[str, _one_of("distance", DISTANCES)] = key("l2", "l2, pseudo_huber, perceptual")
+    pairs: Count = key(600)
+    validation_pairs: Count = key(300)
+    batch_size: Count = key(20)
+    optimizer: Literal["adam", "gauss_newton"] = key("adam", "adam or gauss_newton (`epochs` are then its steps)")
+    learning_rate: Positive = key(0.03, "Adam only")
+    radius: NonNegative = key(
+        0.02,
+        "Adam only: noises may move by radius * dim(x) * m^(-5/2) sigma_T, for m coefficients; 0: they do not move",
+    )
+    warmup_epochs: Epochs = key(2, "Adam only: epochs on the times alone, before alternating or joint epochs")
+    alternations: Epochs = key(8, "Adam only: how often times and coefficients alternate")
+    epochs: Epochs = key(1, "in all; if alternating, in each half of an alternation")
+    seed: Seed = key(0)
+
+
+class Refine(Block):
+    pairs: Pairs = key(600)
+    validation_pairs: Pairs = key(200)
+    steps: Epochs = key(3)
+    seed: Seed = key(0)
+
+
+class Sample(Block):
+    count: Count = key(10000)
+    seed: Seed = key(0)
+
+
+class Reference(Block):
+    source: Literal["model", "real"] = key("model", "model, real")
+    solver: Solver = key("unipc_bh2")
+    schedule: Schedule = key("vp_quadratic")
+    nfe: Count = key(50)
+    count: Count = key(20000)
+    seed: Seed = key(0)
+
+
+class Fid(Block):
+    count: Count | Literal["all"] = key("all", "number of samples to use, or all")
+    network: Annotated[str, _one_of("features network", FOR_FID)] = key("digits", "digits, inception")
+    mode: Annotated[str, _one_of("mode of FID", MODES)] = key(
+        "clean", "how images are resized for Inception: clean, legacy_tensorflow"
+    )
+    features: str = key(FEATURES_WEIGHTS["features"], "the network's file")
+    real: str = key(
+        DIGITS_IMAGES, f"real images: a folder, an .npy array of uint8, or statistics as .npz; {NONE}: none"
+    )
+    clip: str | None = key(None, "folder or id of a CLIP model, for the CLIP score of a text-to-image model")
+
+
+class Report(Block):
+    sheet_columns: Annotated[int, Field(ge=1, le=20)] = key(10, "samples shown per solver")
+
+
+USUAL = ("ddim", "dpmpp_2m", "dpmpp_3m", "ipndm", "unipc_bh1", "unipc_bh2")
+ADAM_16 = {"learns": "joint", "radius": 0.0, "epochs": 16}
+STARTS = {
+    "s4s": Start(solver="ipndm", schedules=["edm"]),
+    "s4s_alt": Start(),
+    "free": Start(schedules=["time_quadratic", "edm", "logsnr", "vp_uniform", "vp_quadratic"],
+                  skip=[0.0, 0.1, 0.2, 0.3]),
+    "ld3": Start(),
+    "dss": Start(solver="euler"),
+    "gs": Start(),
+    "bns": Start(),
+    "s4s_pc": Start(solver="unipc_bh2", schedules=["edm"]),
+    "s4s_ss": Start(solver="dpmpp_2s", schedules=["edm"]),
+    "epd": Start(solver="parallel_midpoints"),
+    "gn": Start(),
+}  # fmt: skip
+LEARNERS: dict[str, dict[str, Any]] = {
+    "s4s": {"learns": "coefficients", "distance": "pseudo_huber", "validation_pairs": 200, "learning_rate": 0.02,
+            "epochs": 10},
+    "s4s_alt": {},
+    "free": {"family": "free", "learns": "joint", "optimizer": "gauss_newton", "distance": "pseudo_huber",
+             "validation_pairs": 200, "batch_size": 200, "radius": 0.0, "epochs": 6},
+    "ld3": {"family": "fixed", "learns": "times", "epochs": 18},
+    "dss": {"family": "dss", **ADAM_16},
+    "gs": {"family": "gs", **ADAM_16},
+    "bns": {"family": "bns", **ADAM_16},
+    "s4s_pc": {"family": "pc", "learns": "coefficients", "epochs": 18},
+    "s4s_ss": {"family": "ss", "learns": "coefficients", "epochs": 18},
+    "epd": {"family": "epd", "learns": "coefficients", "epochs": 18},
+    "gn": {"family": "gs", "learns": "joint", "optimizer": "gauss_newton", "distance": "pseudo_huber",
+           "batch_size": 256, "radius": 0.0, "epochs": 18},
+}  # fmt: skip
+
+
+class Params(Block):
+    """All of params.yaml."""
+
+    nfe: Annotated[list[Count], Field(min_length=1)] = key(
+        [5], "Network evaluations per sample. Solvers are learned and compared at each of these."
+    )
+    classical: Annotated[list[Solver], Field(min_length=1)] = key(
+        list(USUAL),
+        "The classical solvers to compare with; docs/reference/solvers.md lists them all. A name may end in an order "
+        "(ipndm_4) and in _afs.",
+    )
+    classical_schedules: dict[Solver, Schedule] = key(
+        dict.fromkeys(USUAL, "best"),
+        "Their schedules: time_uniform, time_quadratic, edm, logsnr, vp_uniform, vp_quadratic; gits or dmn, if "
+        "`searched` below names it; a list of times; the name of a file in inputs/schedules; or best: the best of the "
+        "first four for that solver and NFE on the embedded model. Every other key for a schedule takes the same, "
+        "except best.",
+    )
+    run: Run = key(Run(), "Where and how to compute. No result depends on these, so no stage re-runs when they change.")
+    model: Model = key(
+        Model(), "The pre-trained model. docs/guide/models.md has an example of every kind; `s4spipe preset` switches "
+        "to a published one.",
+    )  # fmt: skip
+    fetch: list[str] = key([], "Files and folders to download or convert first. What is there already is left alone.")
+    prompts: str = key(NONE, f"A file with one prompt per line, for a text-to-image model; {NONE}: none.")
+    train_digits: TrainDigits = key(TrainDigits(), "Training of the embedded model.")
+    train_features: TrainFeatures = key(TrainFeatures(), "Training of the network for the embedded model's FID.")
+    train_perceptual: TrainFeatures = key(TrainFeatures(seed=1), "Training of another network, for `perceptual` below.")
+    searched: list[Annotated[str, _one_of("searched schedule", SEARCHED)]] = key(
+        [], "Schedules to search for, at all numbers of steps: gits, dmn."
+    )
+    gits: Gits = key(
+        Gits(), "GITS: the cheapest path on a fine grid along trajectories of `solver` (arXiv 2405.11326)."
+    )
+    dmn: Dmn = key(Dmn(), "DMN: the smallest bound on the error of a multistep solver (arXiv 2402.17376).")
+    teacher: Teacher = key(Teacher(), "The teacher, whose samples the learned solvers reproduce.")
+    perceptual: Perceptual = key(
+        Perceptual(), "The network used in learning, for the distance `perceptual` and for `refine`."
+    )
+    learned: list[str] = key(["s4s", "s4s_alt"], "The learned solvers: names of blocks in `learners`.")
+    refined: list[str] = key(["free"], "Learned solvers that are also refined, as `refine` below says.")
+    starts: dict[Name, Start] = key(STARTS, "The classical solver that each learner starts from, exactly.")
+    learner_defaults: Learner = key(Learner(), "How solvers are learned, unless a block of `learners` says otherwise.")
+    learners: dict[Name, dict[str, Any]] = key(
+        LEARNERS, "The learners: for each, what differs from `learner_defaults`."
+    )
+    refine: Refine = key(
+        Refine(),
+        "Refinement. It minimises the Fréchet distance between the solver's samples and the teacher's from the same "
+        "noises, in features of the network `perceptual`.",
+    )
+    sample: Sample = key(Sample(), "The samples that are compared.")
+    reference: Reference = key(
+        Reference(),
+        "What FID is measured against: the model's own distribution, sampled with so many steps that it is exact, or "
+        "real images.",
+    )
+    fid: Fid = key(Fid(), "How samples are measured.")
+    report: Report = key(Report(), "The report.")

@@ -1,0 +1,106 @@
+"""Common code of all stages: they get checked parameters, and end with one sentence and an error code on a mistake."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+
+from s4spipe.models.base.denoiser import Denoiser
+from s4spipe.models.base.loading import load
+from s4spipe.models.base.settings import ModelSettings
+from s4spipe.pipeline import params as parameters
+from s4spipe.pipeline.layout import Layout
+from s4spipe.pipeline.schema import Params
+from s4spipe.runtime import distributed
+from s4spipe.runtime.errors import UserError, needs
+
+with needs("pipeline", "the pipeline"):
+    import click
+
+
+def command(stage: Callable) -> click.Command:
+    """A click command from `stage(params, ...)`, which gets the parameters of ./params.yaml."""
+
+    @wraps(stage)
+    def run(**arguments: Any) -> None:
+        _follow_parent()
+        try:
+            stage(parameters.load(), **arguments)
+        except UserError as error:
+            who = "Error" if distributed.is_main() else f"Error (process {distributed.rank()})"
+            click.echo(f"{who}: {error}", err=True)
+            sys.exit(1)
+
+    return click.command()(run)
+
+
+def divided(stage: Callable) -> click.Command:
+    """Like `command`, for a stage that several processes can share: they run it if `run.launcher` is set."""
+
+    @wraps(stage)
+    def run(params: Params, **arguments: Any) -> None:
+        if params.run.launcher and not distributed.launched():
+            module = sys.modules["__main__"].__spec__
+            assert module is not None  # as a stage is run by `python -m`
+            distributed.launch(params.run.launcher, module.name, sys.argv[1:])
+            return
+        distributed.init()
+        stage(params, **arguments)
+        distributed.destroy()
+
+    return command(run)
+
+
+def layout(params: Params) -> Layout:
+    """The paths of the run with these parameters."""
+    return Layout(params.model.name)
+
+
+def model_settings(params: Params) -> ModelSettings:
+    """The block `model`, with the file of embedded prompts for a text-to-image model."""
+    embeddings = str(layout(params).prompts) if params.model.condition == "prompts" else None
+    return ModelSettings.of(params.model.model_dump() | {"embeddings": embeddings})
+
+
+def load_model(params: Params, *, channels_last: bool = False) -> Denoiser:
+    """The model of params.yaml on its device."""
+    return load(model_settings(params), device(params), compiled=params.run.compile, channels_last=channels_last)
+
+
+def device(params: Params) -> torch.device:
+    """The device that `run.device` names; `auto` is CUDA if there is a GPU, else the CPU.
+
+    With several processes on a machine, `auto` and `cuda` are the GPU of the process's local rank. Raises UserError for
+    a device that does not exist.
+    """
+    name = params.run.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and distributed.world_size() > 1 and torch.cuda.is_available():
+        name = f"cuda:{distributed.local_rank() % torch.cuda.device_count()}"
+    try:
+        chosen = torch.device(name)
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(
+            f"run.device: {name!r} is not available on this machine (CUDA devices seen: {torch.cuda.device_count()}); "
+            "use auto or cpu in params.yaml"
+        ) from None
+    return chosen
+
+
+def _follow_parent() -> None:
+    """End this process when its parent is gone: a killed `dvc repro` must not leave a GPU busy."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent and not distributed.starter_is_gone():
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

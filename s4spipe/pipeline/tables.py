@@ -1,0 +1,57 @@
+"""The tableaux of a run that come from formulas: classical solvers, and the starts of learned ones."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from s4spipe.learning import starts
+from s4spipe.noise import NoiseSchedule
+from s4spipe.pipeline import resolve
+from s4spipe.pipeline.layout import Cell
+from s4spipe.pipeline.schema import Params
+from s4spipe.runtime.errors import UserError
+from s4spipe.sampling.tableau import Tableau
+from s4spipe.solvers import best_schedules, registry
+from s4spipe.solvers.timesteps import Schedule
+
+
+def tables(params: Params, noise: NoiseSchedule, named: Mapping[str, Any]) -> Iterator[tuple[Cell, Tableau]]:
+    """The teacher's tableau, the reference's, and every classical solver's at every NFE.
+
+    Args:
+        params: the parameters.
+        noise: the noise schedule of the model.
+        named: schedules by name, as for `timesteps.build`.
+
+    Raises UserError, naming the key, if a schedule does not suit its solver.
+    """
+    for role in ("teacher", "reference"):
+        block = getattr(params, role)
+        yield Cell(role, block.nfe), _table(f"{role}.schedule", block.solver, block.schedule, noise, block.nfe, named)
+    for solver in params.classical:
+        schedule = params.classical_schedules[solver]
+        for nfe in params.nfe:
+            chosen = best_schedules.schedule(solver, nfe, best_schedules.read()) if schedule == "best" else schedule
+            yield Cell(solver, nfe), _table(f"classical_schedules.{solver}", solver, chosen, noise, nfe, named)
+
+
+def start_tables(
+    params: Params, noise: NoiseSchedule, named: Mapping[str, Any]
+) -> Iterator[tuple[Cell, list[Tableau]]]:
+    """The tableaux that each learned solver may start from, at every NFE. Arguments and errors as for `tables`."""
+    for name in resolve.learned_solvers(params):
+        start = params.starts[name]
+        for nfe in params.nfe:
+            found: list[Tableau] = []
+            for schedule in start.schedules:
+                table = _table(f"starts.{name}.schedules", start.solver, schedule, noise, nfe, named)
+                found += [starts.late(table, skip) for skip in start.skip] if start.skip else [table]
+            yield Cell(name, nfe), found
+
+
+def _table(
+    key: str, solver: str, schedule: Schedule, noise: NoiseSchedule, nfe: int, named: Mapping[str, Any]
+) -> Tableau:
+    try:
+        return registry.make(solver, schedule, noise, nfe, named)
+    except UserError as error:
+        raise UserError(f"params.yaml: {key}: {error}") from None

@@ -1,0 +1,1 @@
+"""Files, scratch space, processes and errors: the basis of all other packages."""

@@ -1,0 +1,115 @@
+"""Drawing noises, and making samples from them in shards."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s4spipe.models.base.denoiser import Denoiser
+from s4spipe.runtime import distributed
+from s4spipe.runtime.scratch import Scratch
+from s4spipe.sampling.loop import sample
+from s4spipe.sampling.tableau import Tableau
+
+# Independent of one another, whatever the seeds and counts.
+STREAMS = {"train": 0, "validation": 1, "sample": 2, "reference": 3, "search": 4}
+
+
+@dataclass(frozen=True)
+class Noises:
+    """The first `count` noises of a stream.
+
+    Attributes:
+        stream: a key of STREAMS.
+        seed: of the stream.
+        count: how many.
+    """
+
+    stream: str
+    seed: int
+    count: int
+
+
+def draw(denoiser: Denoiser, stream: str, seed: int, indices: range) -> tuple[Tensor, Tensor | None]:
+    """Draw noises and conditions for a model, on its device.
+
+    Each row is a function of (seed, stream, index) only: it does not depend on its neighbours, the batch size or the
+    device. Conditions are random, except that samples use prompts in order.
+
+    Returns:
+        x_T [n, *sample_shape], float32 with standard deviation sigma_T, and conditions [n], or None if the model has
+        none or is sampled without.
+    """
+    noises, conditions = [], []
+    for index in indices:
+        rng = np.random.default_rng((seed, STREAMS[stream], index))
+        noises.append(rng.standard_normal(denoiser.sample_shape))
+        in_turn = denoiser.in_order and stream in ("sample", "reference")
+        conditions.append(index % denoiser.num_classes if in_turn else rng.integers(max(denoiser.num_classes, 1)))
+    x_T = torch.tensor(np.stack(noises) * denoiser.noise_schedule.sigma_T, dtype=torch.float32, device=denoiser.device)
+    if not (denoiser.conditional and denoiser.num_classes):
+        return x_T, None
+    return x_T, torch.tensor(conditions, device=denoiser.device)
+
+
+@torch.inference_mode()
+def generate(
+    denoiser: Denoiser,
+    tableau: Tableau,
+    noises: Noises,
+    batch_size: int,
+    scratch: Scratch | None = None,
+    finish: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[dict]:
+    """Make samples in shards of up to `batch_size`, in order.
+
+    A shard has x_T, x_0 and condition (absent if None), all on the CPU, and the `seconds` that sampling took. Several
+    processes share the shards between them; the main process then yields all of them, the others none. They need a
+    `scratch` that all can see.
+
+    Args:
+        denoiser: the model.
+        tableau: the solver.
+        noises: where the samples start.
+        batch_size: samples per shard.
+        scratch: where finished shards are kept, so that they are not made again; None keeps none.
+        finish: if given, a shard holds only finish(x_0), as `x_0`, and the seconds of sampling.
+    """
+    ranges = [range(start, min(start + batch_size, noises.count)) for start in range(0, noises.count, batch_size)]
+    own = distributed.shard(ranges)
+    bar = distributed.progress(total=sum(map(len, own)), desc=f"{tableau.name} {noises.stream}", unit="sample")
+
+    def get(indices: range) -> dict:
+        def make() -> dict:
+            x_T, condition = draw(denoiser, noises.stream, noises.seed, indices)
+            synchronize(x_T.device)
+            started = time.perf_counter()
+            x_0 = sample(denoiser, tableau, x_T, condition)
+            synchronize(x_T.device)
+            seconds = time.perf_counter() - started
+            if finish is not None:
+                return {"x_0": finish(x_0).cpu(), "seconds": seconds}
+            shard = {"x_T": x_T.cpu(), "x_0": x_0.cpu(), "seconds": seconds}
+            return shard if condition is None else shard | {"condition": condition.cpu()}
+
+        name = f"{noises.stream}-{indices.start}-{indices.stop}"
+        return make() if scratch is None else scratch.once(name, make)
+
+    for indices in own:
+        shard = get(indices)
+        bar.update(len(indices))
+        if distributed.world_size() == 1:
+            yield shard
+    bar.close()
+    if distributed.world_size() > 1:
+        distributed.barrier()
+        yield from map(get, ranges if distributed.is_main() else [])
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has finished its work, before reading the clock."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,96 @@
+"""The sampling loop, one for all tableaux."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from s4spipe.sampling.tableau import Tableau
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A batch of samples with all states and predictions on the way.
+
+    Attributes:
+        x_0: the samples [B, ...], as `sample` returns them.
+        states: y_0 .. y_N, each [B, ...]; y_N is x_0 before it is rounded to the dtype of x_T.
+        predictions: d_0 .. d_{N-1}, each [B, ...].
+    """
+
+    x_0: Tensor
+    states: list[Tensor]
+    predictions: list[Tensor]
+
+
+@overload
+def sample(
+    denoiser: Callable, tableau: Tableau, x_T: Tensor, condition: Any = None, record: Literal[False] = False
+) -> Tensor: ...
+
+
+@overload
+def sample(
+    denoiser: Callable, tableau: Tableau, x_T: Tensor, condition: Any = None, *, record: Literal[True]
+) -> Recording: ...
+
+
+def sample(
+    denoiser: Callable[[Tensor, Tensor, Any], Tensor],
+    tableau: Tableau,
+    x_T: Tensor,
+    condition: Any = None,
+    record: bool = False,
+) -> Tensor | Recording:
+    """Run a solver on a batch of noises: `tableau.nfe` evaluations in `tableau.depth` calls of the denoiser.
+
+    Evaluations that do not depend on one another are joined in one call on a larger batch. States are float64 (float32
+    on a device without float64); the denoiser converts its input to its network's precision. Gradients flow to whatever
+    requires them in `tableau` and `x_T`.
+
+    Args:
+        denoiser: (x [B, ...], t, condition) -> x0 prediction [B, ...]; t is a scalar, or [B] if a call joins several
+            evaluations.
+        tableau: the solver.
+        x_T: the noises [B, ...], of standard deviation sigma_T (not 1).
+        condition: passed to the denoiser; a tensor has one row per sample.
+        record: also return every state and prediction.
+
+    Returns:
+        The samples [B, ...], in the dtype of `x_T`; with `record`, a Recording.
+    """
+    _warn_of_another_model(denoiser, tableau)
+    start = x_T.to(precision(x_T.device))
+    t_c = tableau.t_c.to(start)
+    states: list[Tensor] = []
+    d: list[Tensor] = []
+    for stage in tableau.stages:
+        new = [tableau.state(i, start, d) for i in stage]
+        states += new if record else []
+        if len(stage) == 1:
+            d.append(denoiser(new[0], t_c[stage.start], condition))
+        else:
+            t, rows = t_c[stage.start : stage.stop].repeat_interleave(len(start)), len(stage)
+            repeated = condition.repeat(rows, *[1] * (condition.ndim - 1)) if torch.is_tensor(condition) else condition
+            d.extend(denoiser(torch.cat(new), t, repeated).chunk(rows))
+    end = tableau.state(tableau.nfe, start, d)
+    x_0 = end.to(x_T.dtype)
+    return Recording(x_0, [*states, end], d) if record else x_0
+
+
+def precision(device: torch.device) -> torch.dtype:
+    """The dtype of a solver's states: float64, or float32 on a device without float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _warn_of_another_model(denoiser: Callable, tableau: Tableau) -> None:
+    """Warn if the solver was learned for another model than this one."""
+    learned, given = tableau.meta.get("model"), getattr(denoiser, "identity", None)
+    if not (isinstance(learned, dict) and "fingerprint" in learned and given):
+        return  # a classical solver suits any model
+    if learned["fingerprint"] != given["fingerprint"]:
+        names = [f"{model.get('source')} ({model['fingerprint']})" for model in (learned, given)]
+        warnings.warn(f"solver {tableau.name} was learned for {names[0]}, and runs on {names[1]}", stacklevel=3)

@@ -1,0 +1,235 @@
+"""The tableau: one representation for every explicit solver, classical or learned."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from s4spipe import noise
+from s4spipe.noise import NoiseSchedule
+from s4spipe.runtime.errors import UserError, unknown
+from s4spipe.runtime.files import read_json, write_text
+
+SCHEMA = 2  # schema 1 had no `steps` (they were nfe) and no c_0 (it was 1)
+KEYS = ("schema", "name", "nfe", "steps", "noise", "t", "t_c", "c_0", "c", "W", "meta")
+
+
+@dataclass(frozen=True, eq=False)
+class Tableau:
+    """An explicit solver with N network evaluations D(x, t) -> x0 prediction, as a table of numbers.
+
+        y_0 = c_0 x_T
+        d_j = D(y_j, t_c[j])                            j = 0 .. N-1
+        y_i = c[i-1] x_T + sum_{j<i} W[i-1, j] d_j      i = 1 .. N;   the sample is y_N
+
+    Every single-step, multistep and predictor-corrector solver has this form, because each of its states is linear in
+    x_T and in the evaluations so far (the idea of Butcher's tableau). Tensors are float64 and may carry gradients.
+
+    Attributes:
+        t: [S+1] times of the S steps, strictly falling, within the range of the noise schedule. A multistep solver has
+            S = N; a single-step solver has fewer steps than evaluations.
+        t_c: [N] times shown to the network, within the range of the noise schedule.
+        c: [N] weights of x_T.
+        W: [N, N] weights of the evaluations, lower triangular.
+        noise: the noise schedule that the times refer to.
+        name: the solver's name.
+        meta: provenance; any JSON-ready data.
+        c_0: [] weight of x_T in the first state; 1 unless a first step was made without the network (AFS).
+
+    Raises:
+        UserError: if an attribute breaks one of these rules.
+    """
+
+    t: Tensor
+    t_c: Tensor
+    c: Tensor
+    W: Tensor
+    noise: NoiseSchedule
+    name: str
+    meta: dict = field(default_factory=dict)
+    c_0: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.float64))
+
+    def __post_init__(self):
+        n = self.nfe
+        if n < 1:
+            raise UserError("a tableau needs at least one evaluation, got an empty c")
+        if self.t.ndim != 1 or len(self.t) < 2:
+            raise UserError(f"tableau entry t must be at least two times, got {self.t.tolist()}")
+        for key, shape in {"t": (len(self.t),), "t_c": (n,), "c_0": (), "c": (n,), "W": (n, n)}.items():
+            value = getattr(self, key)
+            if value.dtype != torch.float64 or tuple(value.shape) != shape:
+                raise UserError(
+                    f"tableau entry {key} must be float64 of shape {list(shape)} to go with the {n} entries of c, "
+                    f"got {value.dtype} of shape {list(value.shape)}"
+                )
+            if not value.isfinite().all():
+                raise UserError(f"tableau entry {key} must be finite, got {value.detach().tolist()}")
+        if self.W.detach().triu(1).any():
+            raise UserError("tableau entry W must be lower triangular: a state may use only evaluations made before it")
+        if not (self.t.detach().diff() < 0).all():
+            raise UserError(f"tableau entry t must fall strictly, got {self.t.detach().tolist()}")
+        low, high = self.noise.t_min, self.noise.T
+        slack = 1e-9 * (high - low)
+        for key in ("t", "t_c"):
+            value = getattr(self, key).detach()
+            if value.min() < low - slack or value.max() > high + slack:
+                raise UserError(
+                    f"tableau entry {key} must stay within the noise schedule's times [{low:g}, {high:g}], "
+                    f"got {value.tolist()}"
+                )
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations per sample."""
+        return len(self.c)
+
+    @property
+    def stages(self) -> list[range]:
+        """The evaluations in order, in groups that do not depend on one another and can be made in one call.
+
+        Evaluation i depends on evaluation j if W[i-1, j] is not exactly 0.
+        """
+        needs, stages = self.W.detach() != 0, [range(1)]
+        for i in range(1, self.nfe):
+            start = stages[-1].start
+            if needs[i - 1, start:i].any():
+                stages.append(range(i, i + 1))
+            else:
+                stages[-1] = range(start, i + 1)
+        return stages
+
+    @property
+    def depth(self) -> int:
+        """Network calls in sequence; less than `nfe` if evaluations can be made in parallel."""
+        return len(self.stages)
+
+    def detached(self) -> "Tableau":
+        """The same tableau without gradients."""
+        return replace(self, **{key: getattr(self, key).detach() for key in ("t", "t_c", "c", "W", "c_0")})
+
+    def state(self, i: int, x_T: Tensor, d: Sequence[Tensor]) -> Tensor:
+        """y_i = c[i-1] x_T + sum_{j<i} W[i-1, j] d_j, on the device and in the dtype of x_T; y_0 = c_0 x_T.
+
+        Args:
+            i: the state's index, 0 to N.
+            x_T: the initial noises [B, ...].
+            d: the predictions so far, each [B, ...]. Trailing predictions that y_i does not need may be missing.
+
+        Returns:
+            The state [B, ...].
+        """
+        if i == 0:
+            return self.c_0.to(x_T) * x_T
+        c, W = self.c[i - 1].to(x_T), self.W[i - 1].to(x_T)
+        return c * x_T + sum(W[j] * d[j] for j in range(min(i, len(d))))
+
+    def agrees(self, other: "Tableau", tolerance: float = 1e-12) -> bool:
+        """Whether the other tableau is the same solver, up to rounding."""
+        ours, theirs = self.to_dict(), other.to_dict()
+        keys = ("t", "t_c", "c_0", "c", "W")
+        if any(ours[key] != theirs[key] for key in ours if key not in keys):
+            return False
+        pairs = ((getattr(self, key), getattr(other, key)) for key in keys)
+        return all(a.shape == b.shape and torch.allclose(a, b, rtol=tolerance, atol=tolerance) for a, b in pairs)
+
+    def to_dict(self) -> dict:
+        """The tableau as JSON-ready data; `from_dict` is the inverse."""
+        return {
+            "schema": SCHEMA,
+            "name": self.name,
+            "nfe": self.nfe,
+            "steps": len(self.t) - 1,
+            "noise": noise.describe(self.noise),
+            "t": self.t.tolist(),
+            "t_c": self.t_c.tolist(),
+            "c_0": self.c_0.item(),
+            "c": self.c.tolist(),
+            "W": [row[: i + 1] for i, row in enumerate(self.W.tolist())],
+            "meta": self.meta,
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write the tableau as JSON, one line per row of numbers. Equal tableaux give equal bytes."""
+        data = self.to_dict()
+        triangle, meta = data.pop("W"), json.dumps(data.pop("meta"), indent=2, sort_keys=True)
+        lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in data.items()]
+        lines.append('  "W": [\n' + ",\n".join("    " + json.dumps(row) for row in triangle) + "\n  ]")
+        lines.append('  "meta": ' + meta.replace("\n", "\n  "))
+        write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Tableau":
+        """Read a file that `save` wrote.
+
+        Raises:
+            UserError: if the file is anything else; the message names the file and the entry.
+        """
+        data = read_json(path)
+        try:
+            return cls.from_dict(data)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "Tableau":
+        """The tableau that `to_dict` described.
+
+        Raises:
+            UserError: for any other data; the message names the entry.
+        """
+        if not isinstance(data, dict):
+            raise UserError("a solver file must be a JSON object")
+        if data.get("schema") == 1:
+            data = {"steps": data.get("nfe"), "c_0": 1.0} | data | {"schema": SCHEMA}
+        if data.get("schema") != SCHEMA:
+            raise UserError(f"schema must be 1 or {SCHEMA}, got {data.get('schema')!r}: another s4spipe wrote it")
+        for key in data:
+            if key not in KEYS:
+                raise unknown("entry", key, KEYS)
+        for key in KEYS:
+            if key not in data:
+                raise UserError(f"entry {key} is missing")
+        for key, kind in {"name": str, "noise": dict, "meta": dict, "W": list}.items():
+            if not isinstance(data[key], kind):
+                raise UserError(f"entry {key} must be of type {kind.__name__}, got {data[key]!r}")
+        t, t_c, c = (_numbers(key, data[key]) for key in ("t", "t_c", "c"))
+        c_0 = _numbers("c_0", [data["c_0"]])[0]
+        if isinstance(data["nfe"], bool) or data["nfe"] != len(c):
+            raise UserError(f"nfe must be {len(c)}, the number of entries of c, got {data['nfe']!r}")
+        if isinstance(data["steps"], bool) or data["steps"] != len(t) - 1:
+            raise UserError(f"entry t must have {data['steps']!r} + 1 times, to go with `steps`, got {len(t)}")
+        if len(data["W"]) != len(c):
+            raise UserError(f"entry W must have {len(c)} rows, one per evaluation, got {len(data['W'])}")
+        W = torch.zeros(len(c), len(c), dtype=torch.float64)
+        for i, row in enumerate(data["W"]):
+            numbers = _numbers(f"W[{i}]", row)
+            if len(numbers) != i + 1:
+                raise UserError(f"entry W[{i}] must have {i + 1} numbers (lower triangular), got {len(numbers)}")
+            W[i, : i + 1] = numbers
+        return cls(t, t_c, c, W, noise.from_description(data["noise"]), data["name"], data["meta"], c_0)
+
+
+def save_all(path: str | Path, tables: Sequence[Tableau]) -> None:
+    """Write several tableaux as one JSON list, one per line."""
+    write_text(path, "[\n" + ",\n".join(json.dumps(table.to_dict(), sort_keys=True) for table in tables) + "\n]\n")
+
+
+def load_all(path: str | Path) -> list[Tableau]:
+    """Read what `save_all` wrote. Raises UserError, naming the file and the entry, for anything else."""
+    data = read_json(path)
+    if not isinstance(data, list) or not data:
+        raise UserError(f"{path}: must be a list of solvers; make it again with `dvc repro`")
+    try:
+        return [Tableau.from_dict(entry) for entry in data]
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _numbers(key: str, value: object) -> Tensor:
+    if not isinstance(value, list) or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
+        raise UserError(f"entry {key} must be a list of numbers, got {value!r}")
+    return torch.tensor(value, dtype=torch.float64)

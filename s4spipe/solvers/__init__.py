@@ -1,0 +1,1 @@
+"""Classical solvers and schedules, from the papers' formulas to tables."""

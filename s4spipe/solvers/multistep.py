@@ -1,0 +1,87 @@
+"""From per-step coefficients to a tableau: linear multistep methods, with or without a corrector."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from s4spipe.noise import NoiseSchedule
+from s4spipe.sampling.tableau import Tableau
+from s4spipe.solvers.symbolic import Trace
+
+Form = Literal["data", "noise", "velocity"]
+
+
+@dataclass(frozen=True, eq=False)
+class Multistep:
+    """Coefficients of a multistep method of history length k over N steps (S4S, Frankel et al. 2025, App. B).
+
+    With h_i = lambda_i - lambda_{i-1}, step i = 1 .. N makes
+
+        data:   x_i = (sigma_i/sigma_{i-1}) x_{i-1} - alpha_i expm1(-h_i) sum_j b[i-1, j] d_{i-1-j}
+        noise:  x_i = (alpha_i/alpha_{i-1}) x_{i-1} - sigma_i expm1(h_i)  sum_j b[i-1, j] eps_{i-1-j}
+        velocity: x_i = x_{i-1} + (t_i - t_{i-1}) sum_j b[i-1, j] v_{i-1-j},  v = dx/dt as in `Trace.velocity`
+
+    Attributes:
+        form: which of the three formulas.
+        b: [N, k], newest evaluation first. Entries that would reach back before the first evaluation are not used.
+        corrector: None or [N-1, k+1]. After the evaluation at the predicted x_i, the state x_i is re-computed from
+            x_{i-1} by the same formula with these weights, of which the first is for the new evaluation. The evaluation
+            itself is kept, so a corrector adds none (UniC of UniPC, Zhao et al. 2023). The last step has no corrector.
+    """
+
+    form: Form
+    b: Tensor
+    corrector: Tensor | None = None
+
+    def tableau(
+        self,
+        noise: NoiseSchedule,
+        t: Tensor,
+        name: str,
+        meta: dict | None = None,
+        t_c: Tensor | None = None,
+        afs: bool = False,
+    ) -> Tableau:
+        """The tableau of this method on the times `t` [N+1].
+
+        `t_c` [N] are the times shown to the network, by default t without the last one; alpha, sigma and h always
+        belong to `t`. With `afs`, the first evaluation is made without the network (see `Trace`).
+        """
+        n = len(t) - 1
+        t_c = t[:-1] if t_c is None else t_c
+        keep, gain = self.step_weights(noise, t)
+        net = Trace(noise, n, afs)
+        evaluate = net.predict(self.form)
+        state = y = net.x_T
+        history: list[Tensor] = []  # newest first
+        for i in range(n):
+            history.insert(0, evaluate(y, t_c[i]))
+            if i > 0 and self.corrector is not None:
+                state = keep[i - 1] * state + gain[i - 1] * combine(self.corrector[i - 1], history)
+            elif i > 0:
+                state = y
+            y = keep[i] * state + gain[i] * combine(self.b[i], history)
+        return net.tableau(y, t, name, meta)
+
+    def step_weights(self, noise: NoiseSchedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The weights of `step_weights` for every step on the times t [N+1]; both [N]."""
+        return step_weights(noise, t[:-1], t[1:], self.form)
+
+
+def step_weights(noise: NoiseSchedule, s: Tensor, u: Tensor, form: str) -> tuple[Tensor, Tensor]:
+    """The two weights of an exponential step from time s to u: that of the state, and that of a constant prediction."""
+    h = noise.lambda_(u) - noise.lambda_(s)
+    if form == "data":
+        return noise.sigma(u) / noise.sigma(s), -noise.alpha(u) * torch.expm1(-h)
+    if form == "velocity":
+        return torch.ones_like(h), u - s
+    return noise.alpha(u) / noise.alpha(s), -noise.sigma(u) * torch.expm1(h)
+
+
+def combine(weights: Sequence[float] | Tensor, history: Sequence[Tensor]) -> Tensor:
+    """The weighted sum of the newest entries of a history, as many as there are weights and entries."""
+    first, *rest = (weight * entry for weight, entry in zip(weights, history, strict=False))
+    return sum(rest, start=first)

@@ -1,0 +1,228 @@
+"""Classical solvers by name: their orders, their evaluations per step, and their tableaux."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from s4spipe.noise import NoiseSchedule
+from s4spipe.runtime.errors import UserError, unknown
+from s4spipe.sampling.tableau import Tableau
+from s4spipe.solvers import classical, singlestep, timesteps
+from s4spipe.solvers.multistep import Multistep
+from s4spipe.solvers.singlestep import SingleStep
+from s4spipe.solvers.symbolic import Trace
+from s4spipe.solvers.timesteps import Schedule
+
+
+def _one_each(nfe: int) -> list[int]:
+    return [1] * nfe
+
+
+def _groups(nfe: int, size: int) -> list[int]:
+    """Steps of `size` evaluations each; the remainder goes to a last step."""
+    return [size] * (nfe // size) + [nfe % size] * (nfe % size > 0)
+
+
+_pairs = partial(_groups, size=2)
+_threes = partial(_groups, size=3)
+
+
+def _dpm_fast(nfe: int) -> list[int]:
+    """DPM-Solver-fast (Lu et al. 2022, arXiv 2206.00927, App. D.3): steps of three, the last of fewer evaluations."""
+    return [3] * (nfe // 3 - 1) + [2, 1] if nfe % 3 == 0 else [3] * (nfe // 3) + [nfe % 3]
+
+
+def _runge_kutta_first(nfe: int) -> list[int]:
+    if nfe > 12:
+        return [4] * 3 + [1] * (nfe - 12)
+    if nfe % 4:
+        raise UserError(f"pndm spends 4 evaluations on each of its first three steps: NFE must be 4, 8, 12 or more, "
+                        f"got {nfe}")  # fmt: skip
+    return [4] * (nfe // 4)
+
+
+def _euler_first(nfe: int) -> list[int]:
+    if nfe < 2:
+        raise UserError(f"plms spends 2 evaluations on its first step: NFE must be at least 2, got {nfe}")
+    return [2] + [1] * (nfe - 2)
+
+
+@dataclass(frozen=True)
+class Solver:
+    """An entry of the registry.
+
+    Attributes:
+        kind: what `make` is.
+        make: for "multistep", (noise, t, order) -> Multistep; for "singlestep", (noise, t, evals_per_step) ->
+            SingleStep; for "algorithm", (trace, t, evals_per_step) -> last state.
+        orders: the orders that the solver exists in.
+        default: the order that a name without an order means.
+        plan: NFE -> the evaluations of each step.
+    """
+
+    kind: Literal["multistep", "singlestep", "algorithm"]
+    make: Callable
+    orders: tuple[int, ...]
+    default: int
+    plan: Callable[[int], list[int]] = _one_each
+
+
+def _family(make: Callable, **options) -> Solver:
+    """A multistep solver of orders 1 to 4; the papers usually use 3."""
+    return Solver("multistep", partial(make, **options), (1, 2, 3, 4), 3)
+
+
+CLASSICAL: dict[str, Solver] = {
+    "ddim": Solver("multistep", classical.ddim, (1,), 1),
+    "euler": Solver("multistep", classical.euler, (1,), 1),
+    "dpm_2m": Solver("multistep", partial(classical.dpm_multistep, form="noise"), (2,), 2),
+    "dpm_3m": Solver("multistep", partial(classical.dpm_multistep, form="noise"), (3,), 3),
+    "dpm_2s": Solver("singlestep", partial(classical.dpm_singlestep, form="noise"), (2,), 2, _pairs),
+    "dpm_3s": Solver("singlestep", partial(classical.dpm_singlestep, form="noise"), (3,), 3, _dpm_fast),
+    "dpmpp_2m": Solver("multistep", classical.dpm_multistep, (2,), 2),
+    "dpmpp_3m": Solver("multistep", classical.dpm_multistep, (3,), 3),
+    "dpmpp_2s": Solver("singlestep", partial(classical.dpm_singlestep, form="data"), (2,), 2, _pairs),
+    "parallel_midpoints": Solver("singlestep", classical.parallel_midpoints, (2,), 2, _threes),
+    "heun": Solver("algorithm", singlestep.heun, (2,), 2, _pairs),
+    "pndm": Solver("algorithm", singlestep.pndm, (4,), 4, _runge_kutta_first),
+    "plms": Solver("algorithm", singlestep.pndm, (4,), 4, _euler_first),
+    "ipndm": _family(classical.ipndm),
+    "deis_tab": _family(classical.lagrange, clock="t"),
+    "deis_rhoab": _family(classical.lagrange, clock="rho"),
+    "deis_log": _family(classical.lagrange, clock="lambda"),
+    "adams_bashforth": _family(classical.lagrange, clock="lambda", form="data"),
+    "unipc_bh1": _family(classical.unipc, variant="bh1"),
+    "unipc_bh2": _family(classical.unipc, variant="bh2"),
+    "unip_bh1": _family(classical.unipc, variant="bh1", corrects=False),
+    "unip_bh2": _family(classical.unipc, variant="bh2", corrects=False),
+    "unipc_bh1_eps": _family(classical.unipc, variant="bh1", form="noise"),
+    "unipc_bh2_eps": _family(classical.unipc, variant="bh2", form="noise"),
+}
+
+
+def parse(name: str) -> tuple[Solver, int, bool]:
+    """Split a name such as `ipndm`, `ipndm_4` or `ipndm_4_afs`.
+
+    Args:
+        name: a name in `CLASSICAL`, possibly with an order, possibly with `_afs` at the very end.
+
+    Returns:
+        The solver, its order, and whether its first step is analytic (AFS).
+
+    Raises:
+        UserError: for an unknown name, or an order that the solver does not have.
+    """
+    plain = name.removesuffix("_afs")
+    base, order = plain, None
+    if plain not in CLASSICAL and (match := re.fullmatch(r"(.+)_(\d+)", plain)):
+        base, order = match[1], int(match[2])
+    if base not in CLASSICAL:
+        raise unknown("classical solver", name, CLASSICAL)
+    solver = CLASSICAL[base]
+    order = solver.default if order is None else order
+    if order not in solver.orders:
+        raise UserError(f"{base} has order {' or '.join(map(str, solver.orders))}, got {order} in {name!r}")
+    return solver, order, plain != name
+
+
+def evals_per_step(name: str, nfe: int) -> list[int]:
+    """How a solver spends its evaluations.
+
+    Args:
+        name: the solver's name.
+        nfe: evaluations in all.
+
+    Returns:
+        The evaluations of each step. They sum to `nfe`, or to `nfe` + 1 under AFS, where the first one needs no
+        network.
+
+    Raises:
+        UserError: for an unknown name, or an NFE that the solver cannot have.
+    """
+    solver, _, afs = parse(name)
+    if nfe < 1:
+        raise UserError(f"nfe must be at least 1, got {nfe}")
+    return solver.plan(nfe + afs)
+
+
+def coefficients(
+    name: str, noise: NoiseSchedule, t: Tensor, spent: Sequence[int] | None = None
+) -> Multistep | SingleStep:
+    """The coefficients of a multistep or single-step solver.
+
+    Args:
+        name: the solver's name.
+        noise: the noise schedule.
+        t: [S+1] times.
+        spent: evaluations of each step; by default, as many as S steps can have.
+
+    Raises:
+        UserError: for an unknown name, and for a solver of neither kind (heun, pndm, plms).
+    """
+    solver, order, _ = parse(name)
+    if solver.kind == "algorithm":
+        raise UserError(f"{name} is neither a multistep nor an exponential single-step method: use another one here")
+    return solver.make(noise, t, order if solver.kind == "multistep" else spent or _most(solver, len(t) - 1))
+
+
+def build(name: str, noise: NoiseSchedule, t: Tensor, meta: dict | None = None, nfe: int | None = None) -> Tableau:
+    """A classical solver as a tableau.
+
+    Args:
+        name: the solver's name.
+        noise: the noise schedule.
+        t: [S+1] times, falling from T to t_min; converted to float64.
+        meta: provenance, for the tableau's `meta`.
+        nfe: evaluations; by default, as many as S steps can have. It matters only to solvers whose steps take several.
+
+    Raises:
+        UserError: for an unknown name, for times that do not fall strictly within the range of the noise schedule, and
+            for an NFE that does not go with S steps.
+    """
+    t = torch.as_tensor(t, dtype=torch.float64)
+    if t.ndim != 1 or len(t) < 2 or not (t.diff() < 0).all():
+        raise UserError(f"steps must be at least two times, falling strictly, got {t.tolist()}")
+    solver, _, afs = parse(name)
+    spent = _most(solver, len(t) - 1) if nfe is None else evals_per_step(name, nfe)
+    if len(spent) != len(t) - 1:
+        raise UserError(f"{name} with {nfe} evaluations takes {len(spent)} steps, got {len(t) - 1}")
+    if sum(spent) == afs:
+        raise UserError(f"{name} with a single step would never call the network: give it more steps")
+    if solver.kind == "algorithm":
+        net = Trace(noise, sum(spent), afs)
+        return net.tableau(solver.make(net, t, spent), t, name, meta)
+    return coefficients(name, noise, t, spent).tableau(noise, t, name, meta, afs=afs)
+
+
+def _most(solver: Solver, steps: int) -> list[int]:
+    """The evaluations per step of the largest NFE that the solver has with this number of steps."""
+    plans = []
+    for nfe in range(steps, 4 * steps + 1):
+        try:
+            plans.append(solver.plan(nfe))
+        except UserError:
+            continue
+    return [plan for plan in plans if len(plan) == steps][-1]
+
+
+def make(
+    name: str, schedule: Schedule, noise: NoiseSchedule, nfe: int, named: Mapping[str, Any] | None = None
+) -> Tableau:
+    """A classical solver on a schedule, as a tableau. Its meta records `solver` and `schedule`.
+
+    Args:
+        name: the solver's name.
+        schedule, named: as for `timesteps.build`.
+        noise: the noise schedule.
+        nfe: evaluations.
+
+    Raises:
+        UserError: as `timesteps.build` and `build` do.
+    """
+    t = timesteps.build(schedule, noise, len(evals_per_step(name, nfe)), named)
+    return build(name, noise, t, {"solver": name, "schedule": schedule}, nfe)

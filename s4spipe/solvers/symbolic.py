@@ -1,0 +1,64 @@
+"""From the algorithm of a solver to its tableau, by running it once on symbols."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from s4spipe.noise import NoiseSchedule
+from s4spipe.sampling.tableau import Tableau
+
+
+class Trace:
+    """Stands in for the network while a solver runs on symbols, and records the evaluations.
+
+    A state is the vector [capacity + 1] of its weights on (x_T, d_0, d_1, ..). A solver starts from `x_T` and may only
+    add states and multiply them by numbers. `tableau` then returns what it did.
+
+    Args:
+        noise: the noise schedule.
+        capacity: at least the number of evaluations that the solver makes.
+        afs: make the first evaluation without the network (analytic first step, Dockhorn et al. 2022, arXiv 2210.05475,
+            sec. 3.3). It uses the denoiser of data N(0, 1), D = alpha x / (alpha^2 + sigma^2), since x_T is almost
+            indistinguishable from pure noise.
+    """
+
+    def __init__(self, noise: NoiseSchedule, capacity: int, afs: bool = False):
+        self.noise, self.afs = noise, afs
+        self.unit = torch.eye(capacity + 1, dtype=torch.float64)
+        self.x_T = self.unit[0]
+        self.points: list[Tensor] = []
+        self.times: list[Tensor] = []
+
+    def data(self, y: Tensor, t: Tensor) -> Tensor:
+        """The x0 prediction at the state y and time t."""
+        if self.afs:
+            self.afs = False
+            alpha, sigma = self.noise.alpha(t), self.noise.sigma(t)
+            return alpha / (alpha**2 + sigma**2) * y
+        self.points.append(y)
+        self.times.append(t)
+        return self.unit[len(self.points)]
+
+    def eps(self, y: Tensor, t: Tensor) -> Tensor:
+        """The noise prediction (y - alpha D) / sigma at the state y and time t."""
+        return (y - self.noise.alpha(t) * self.data(y, t)) / self.noise.sigma(t)
+
+    def velocity(self, y: Tensor, t: Tensor) -> Tensor:
+        """dy/dt = alpha'(t) D + sigma'(t) eps of the probability flow, in the time of the noise schedule."""
+        one = torch.ones_like(t)
+        alpha, d_alpha = torch.func.jvp(self.noise.alpha, (t,), (one,))[:2]
+        sigma, d_sigma = torch.func.jvp(self.noise.sigma, (t,), (one,))[:2]
+        data = self.data(y, t)
+        return d_alpha * data + d_sigma * (y - alpha * data) / sigma
+
+    def predict(self, form: str) -> Callable[[Tensor, Tensor], Tensor]:
+        """The prediction that a form of `Multistep` uses."""
+        return {"data": self.data, "noise": self.eps, "velocity": self.velocity}[form]
+
+    def tableau(self, end: Tensor, t: Tensor, name: str, meta: dict | None = None) -> Tableau:
+        """The tableau of the solver whose last state is `end`, with the steps t [S+1]."""
+        nfe = len(self.points)
+        states = torch.stack([*self.points, end])
+        t_c = torch.stack(self.times)
+        return Tableau(t, t_c, states[1:, 0], states[1:, 1 : nfe + 1], self.noise, name, meta or {}, states[0, 0])

@@ -1,0 +1,155 @@
+"""Schedules: the N + 1 times t_0 = T > t_1 > ... > t_N = t_min of a solver with N steps."""
+
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from s4spipe.noise import NoiseSchedule
+from s4spipe.runtime.errors import UserError, unknown
+
+SEARCHED = ("dmn", "gits")  # made by the stage `search`
+LARGEST = sys.float_info.max  # whole numbers of JSON and YAML may be larger, and are then no times
+Schedule = str | Sequence[float]
+
+
+def logsnr(noise: NoiseSchedule, n: int) -> Tensor:
+    """Uniform in lambda (DPM-Solver, Lu et al. 2022, sec. 3.4)."""
+    start, end = (noise.lambda_(torch.tensor(t, dtype=torch.float64)) for t in (noise.T, noise.t_min))
+    return noise.inverse(start + _ramp(n) * (end - start))
+
+
+def edm(noise: NoiseSchedule, n: int, rho: float = 7.0) -> Tensor:
+    """Uniform in (sigma/alpha)^(1/rho) (Karras et al. 2022, eq. 5)."""
+    start, end = (torch.exp(-noise.lambda_(torch.tensor(t, dtype=torch.float64)) / rho) for t in (noise.T, noise.t_min))
+    return noise.inverse(-rho * (start + _ramp(n) * (end - start)).log())
+
+
+def time_uniform(noise: NoiseSchedule, n: int, power: float = 1.0) -> Tensor:
+    """Uniform in the time t of the noise schedule; for VE noise, t is sigma."""
+    start, end = noise.T ** (1 / power), noise.t_min ** (1 / power)
+    return (start + _ramp(n) * (end - start)) ** power
+
+
+def time_quadratic(noise: NoiseSchedule, n: int) -> Tensor:
+    """Uniform in sqrt(t) (DDIM, Song et al. 2021, App. D.2), with t as in `time_uniform`."""
+    return time_uniform(noise, n, power=2.0)
+
+
+def vp_uniform(noise: NoiseSchedule, n: int, power: float = 1.0) -> Tensor:
+    """Uniform in the time of the linear VP process that spans the same noise levels (Zhou et al., arXiv 2312.00094).
+
+    For VE noise, this is what time_uniform is for VP models. The process has (sigma/alpha)^2 =
+    exp(beta_d t^2/2 + beta_min t) - 1 (Karras et al. 2022, App. B.2). Its values at t = 1 and at the end, t = 1e-3,
+    give two linear equations for the betas.
+    """
+    eps = 1e-3
+    start, end = (torch.tensor(t, dtype=torch.float64) for t in (noise.T, noise.t_min))
+    at_start, at_end = (torch.log1p(torch.exp(-2 * noise.lambda_(t))).item() for t in (start, end))
+    beta_d = 2 * (at_start - at_end / eps) / (1 - eps)
+    beta_min = at_start - beta_d / 2
+    if beta_d + beta_min <= 0:  # sigma/alpha would fall towards t = 1
+        raise UserError("no linear VP process spans these noise levels: use another schedule")
+    t = (1 + _ramp(n) * (eps ** (1 / power) - 1)) ** power
+    return noise.inverse(-0.5 * torch.expm1(beta_d * t**2 / 2 + beta_min * t).log())
+
+
+def vp_quadratic(noise: NoiseSchedule, n: int) -> Tensor:
+    """Uniform in the square root of the time of `vp_uniform`."""
+    return vp_uniform(noise, n, power=2.0)
+
+
+FORMULAS = {
+    "time_uniform": time_uniform,
+    "time_quadratic": time_quadratic,
+    "edm": edm,
+    "logsnr": logsnr,
+    "vp_uniform": vp_uniform,
+    "vp_quadratic": vp_quadratic,
+}
+
+
+def build(schedule: Schedule, noise: NoiseSchedule, n: int, named: Mapping[str, Any] | None = None) -> Tensor:
+    """The times of a schedule.
+
+    Args:
+        schedule: a name in `FORMULAS` or in `named`, or the times themselves.
+        noise: the noise schedule.
+        n: the number of steps.
+        named: schedules by name, each as a JSON file holds it: the times, lists of times by their number of steps, or a
+            solver, whose times are taken.
+
+    Returns:
+        n + 1 times, float64. The first is exactly T; the last is exactly t_min for a formula.
+
+    Raises:
+        UserError: for n < 1, an unknown name, and times that are not n + 1 numbers falling strictly from T to t_min or
+            above.
+    """
+    if n < 1:
+        raise UserError(f"nfe must be at least 1, got {n}")
+    named = named or {}
+    check(schedule, named)
+    if isinstance(schedule, str) and schedule in FORMULAS:
+        t = FORMULAS[schedule](noise, n)
+        t[-1] = noise.t_min
+    else:
+        times, where = schedule, ""
+        if isinstance(schedule, str):
+            times, where = _of(named[schedule], schedule, n), f"{schedule}: "
+        if len(times) != n + 1:
+            raise UserError(f"{where}a schedule of {n} steps is {n + 1} times, got {len(times)}: {list(times)}")
+        t = torch.tensor(times, dtype=torch.float64)
+        if not (math.isclose(t[0], noise.T, rel_tol=1e-6) and noise.t_min * (1 - 1e-6) <= t[-1]):
+            raise UserError(
+                f"{where}a schedule for this model must start at {noise.T:g} (pure noise) and end at "
+                f"{noise.t_min:g} or above, got {list(times)}"
+            )
+        t[-1] = max(t[-1].item(), noise.t_min)
+    t[0] = noise.T
+    return t
+
+
+def check(schedule: object, known: Iterable[str] = ()) -> None:
+    """Raises UserError for what cannot be a schedule, whatever the model and the number of steps: a name that is
+    neither a formula nor in `known`, or a list that is not strictly falling times."""
+    if isinstance(schedule, str):
+        known = {*FORMULAS, *known}
+        if schedule not in known:
+            raise unknown("schedule", schedule, known)
+    else:
+        _check_times(schedule, "")
+
+
+def check_file(content: Any, where: str) -> None:
+    """Raises UserError if `content`, of a JSON file, is not a schedule; `where` names the file."""
+    content = content["t"] if isinstance(content, dict) and "t" in content else content
+    for times in content.values() if isinstance(content, dict) else [content]:
+        _check_times(times, f"{where}: ")
+
+
+def _of(content: Any, name: str, n: int) -> Sequence[float]:
+    """The times of n steps, from the content of a schedule's file."""
+    if isinstance(content, dict) and "t" in content:  # a solver
+        content = content["t"]
+    elif isinstance(content, dict):
+        if str(n) not in content:
+            raise UserError(f"{name}: has no schedule of {n} steps, only of {', '.join(content)}")
+        content = content[str(n)]
+    _check_times(content, f"{name}: ")
+    return content
+
+
+def _check_times(times: object, where: str) -> None:
+    if not isinstance(times, Sequence) or not all(type(t) in (int, float) and abs(t) <= LARGEST for t in times):
+        raise UserError(f"{where}a schedule is a name or a list of times, got {times!r}")
+    if len(times) < 2 or not all(a > b for a, b in pairwise(times)):
+        raise UserError(f"{where}the times of a schedule are at least two and fall strictly, got {list(times)}")
+
+
+def _ramp(n: int) -> Tensor:
+    return torch.linspace(0, 1, n + 1, dtype=torch.float64)

@@ -1,0 +1,1 @@
+"""Training of the embedded models: the denoiser of the digits, and the features networks of its images."""

@@ -1,0 +1,70 @@
+"""Measure a solver's samples: FID and related metrics, and the distance to the teacher's samples from the same noises.
+Also keep a row of samples and a few trajectories for the report."""
+
+import click
+import numpy as np
+
+from s4spipe.evaluation import clip, fid, thumbnails, trajectories
+from s4spipe.features.base import frechet, loading
+from s4spipe.pipeline import stage
+from s4spipe.pipeline.layout import NONE, Cell
+from s4spipe.pipeline.schema import Params
+from s4spipe.runtime import distributed
+from s4spipe.runtime.files import read_array, read_json, read_lines, read_tensors, write_json
+
+
+@stage.divided
+@click.argument("solver")
+@click.argument("nfe", type=int)
+def main(params: Params, solver: str, nfe: int) -> None:
+    settings, places, cell = params.fid, stage.layout(params), Cell(solver, nfe)
+    teacher = Cell("teacher", params.teacher.nfe)
+    count = None if settings.count == "all" else settings.count
+    samples = read_array(places.samples(cell, "images.npy"))[:count]
+    device = stage.device(params)
+    net = loading.load(settings.network, settings.features, device, settings.mode)
+    features = fid.features(samples, net, device)
+    if not distributed.is_main():
+        return
+    result = quality(params, features)
+    result["teacher_distance"] = rms(samples, read_array(places.samples(teacher, "images.npy"))[:count])
+    if settings.clip:
+        result["clip_score"] = clip.score(samples, read_lines(params.prompts, "prompts"), settings.clip, device)
+    # Rounded, so that the last digits on another processor do not count as a change.
+    result = {key: round(float(value), 5) for key, value in result.items()}
+    states, ideal = (read_tensors(places.samples(c, "states.safetensors"))[0]["states"] for c in (cell, teacher))
+    thumbnails.write(places.evaluation(cell, "samples.png"), samples)
+    write_json(
+        places.evaluation(cell, "trajectories.json"), trajectories.in_plane(states, ideal).numpy().round(4).tolist()
+    )
+    about = {"samples": len(samples), "thumbnails": min(thumbnails.LENGTH, len(samples))}
+    write_json(places.evaluation(cell, "metrics.json"), result | read_json(places.samples(cell, "about.json")) | about)
+
+
+def quality(params: Params, features: np.ndarray) -> dict[str, float]:
+    """FID from the samples' features; if there are real images, also FID, KID, precision and recall against them."""
+    places, own, dimension = stage.layout(params), fid.statistics(features), features.shape[1]
+    real = fid.load_statistics(places.real, dimension) if params.fid.real != NONE else {}
+    against_real = params.reference.source == "real"
+    reference = real if against_real else fid.load_statistics(places.reference, dimension)
+    result = {"fid": frechet.distance(own, (reference["mean"], reference["covariance"]))}
+    if real:
+        result["fid_real"] = frechet.distance(own, (real["mean"], real["covariance"]))
+    if "features" in real:  # real images, not only their statistics
+        known = real["features"].numpy()
+        result["kid"] = fid.kernel_distance(known, features[: fid.MOST])
+        result["precision"], result["recall"] = fid.precision_recall(known, features[: fid.MOST])
+    return result
+
+
+def rms(samples: np.ndarray, others: np.ndarray, rows: int = 1000) -> float:
+    """The root mean square difference of pixels in [-1, 1], computed a thousand images at a time."""
+    total = 0.0
+    for start in range(0, len(samples), rows):
+        difference = (samples[start : start + rows].astype(np.float64) - others[start : start + rows]) / 127.5
+        total += (difference**2).sum()
+    return float(np.sqrt(total / samples.size))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Learn a solver from the teacher's pairs, as its block in `learners` of params.yaml says."""
+
+import dataclasses
+
+import click
+import torch
+
+import s4spipe
+from s4spipe.features.base import loading
+from s4spipe.learning import adam, distance, families, gauss_newton, starts
+from s4spipe.learning.families import LMS, Family, Times
+from s4spipe.learning.pairs import Pairs
+from s4spipe.learning.task import COEFFICIENTS, TIMES, Task
+from s4spipe.pipeline import resolve, stage
+from s4spipe.pipeline.layout import Cell
+from s4spipe.pipeline.schema import Learner, Params
+from s4spipe.runtime import distributed
+from s4spipe.runtime.files import write_json
+from s4spipe.runtime.scratch import Scratch, fingerprint, signature
+from s4spipe.sampling.tableau import Tableau, load_all
+
+
+@stage.divided
+@click.argument("folder", type=click.Choice(["solvers", "fits"]))
+@click.argument("name")
+@click.argument("nfe", type=int)
+def main(params: Params, folder: str, name: str, nfe: int) -> None:
+    settings, places, cell = resolve.learner(params, name), stage.layout(params), Cell(name, nfe)
+    denoiser = stage.load_model(params, channels_last=settings.optimizer == "gauss_newton")
+    training = Pairs.load(places.pairs("train"), denoiser.device, settings.pairs)
+    validation = Pairs.load(places.pairs("validation"), denoiser.device, settings.validation_pairs)
+    seeing = params.perceptual if settings.distance == "perceptual" else None
+    net = loading.load(seeing.network, seeing.weights, denoiser.device) if seeing else None
+    distance_fn = distance.build(settings.distance, net, denoiser.decode)
+    trial = training.take(torch.arange(min(starts.TRIAL_PAIRS, len(training))))
+    micro_batch_size = params.run.micro_batch_size
+
+    def loss(table: Tableau) -> float:
+        return gauss_newton.mean_distance(table, denoiser, trial, distance_fn, micro_batch_size)
+
+    candidates = load_all(places.starts(cell))
+    starts.check_noise(candidates, denoiser.noise_schedule)
+    start = starts.choose(candidates, loss)
+    student = student_of(settings, start)  # stays on the CPU: a few dozen numbers
+    files = [params.model.weights, places.starts(cell), places.pairs("train"), places.pairs("validation")]
+    files += [seeing.weights] if seeing else []
+    model, block = dataclasses.asdict(stage.model_settings(params)), settings.model_dump()
+    scratch = Scratch(fingerprint(name, nfe, block, model, files=tuple(files)))
+    task = Task(student, denoiser, training, validation, scratch, settings.seed, micro_batch_size, f"{name} {nfe} NFE")
+    if settings.optimizer == "gauss_newton":
+        learns = {"coefficients": (COEFFICIENTS,), "times": (TIMES,), "joint": (COEFFICIENTS, TIMES)}[settings.learns]
+        history = gauss_newton.fit(task, learns, distance_fn, settings.batch_size, settings.epochs)
+    else:
+        rates = adam.Adam(settings.batch_size, settings.learning_rate, settings.radius)
+        history = adam.fit(task, phases(settings), distance_fn, rates)
+    if not distributed.is_main():
+        return
+    solver_path, history_path = places.learned(folder, cell)
+    meta = {
+        "family": settings.family,
+        **start.meta,
+        "model": denoiser.identity,
+        "pairs": signature(places.pairs("train").parent),
+        "s4spipe": s4spipe.__version__,
+        "params": block,
+        **student.metadata(),
+    }
+    write_json(history_path, history)
+    student(name, meta).save(solver_path)
+    scratch.clear()
+
+
+def student_of(settings: Learner, start: Tableau) -> Family:
+    """The family to learn. Raises UserError for a start that it cannot have."""
+    times = None
+    if settings.family != "free" and settings.learns != "coefficients":
+        times = Times(start.noise, start.t, settings.decoupling)
+    options = {key: getattr(settings, key) for key in ("order", "consistent", "shared")}
+    student = families.make(settings.family, start, times, **options)
+    if settings.gaussian and isinstance(student, LMS):
+        student.randomise(settings.seed)
+    return student
+
+
+def phases(settings: Learner) -> list[adam.Phase]:
+    """The phases of learning by Adam."""
+    if settings.learns == "alternating":
+        return adam.s4s_alt(settings.alternations, settings.epochs, settings.warmup_epochs)
+    if settings.learns == "joint":
+        return adam.joint(settings.epochs, settings.warmup_epochs)
+    return [adam.Phase((TIMES if settings.learns == "times" else COEFFICIENTS,), settings.epochs)]
+
+
+if __name__ == "__main__":
+    main()

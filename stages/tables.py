@@ -1,0 +1,46 @@
+"""Write all tableaux that come from formulas: classical solvers, the teacher, the reference, the learners' starts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from s4spipe.models.base.loading import noise_schedule
+from s4spipe.pipeline import stage, tables
+from s4spipe.pipeline.schema import Params
+from s4spipe.runtime.errors import UserError
+from s4spipe.runtime.files import read_json, write_json
+from s4spipe.sampling.tableau import Tableau, load_all, save_all
+
+
+@stage.command
+def main(params: Params) -> None:
+    places, noise = stage.layout(params), noise_schedule(stage.model_settings(params))
+    named = read_json(places.schedules / "inputs.json")
+    named |= {name: read_json(places.schedules / f"{name}.json") for name in params.searched}
+    made = {places.table(cell): [table] for cell, table in tables.tables(params, noise, named)}
+    starts = {places.starts(cell): candidates for cell, candidates in tables.start_tables(params, noise, named)}
+    for path, table in made.items():
+        if not there(path, table):
+            table[0].save(path)
+    for path, candidates in starts.items():
+        if not there(path, candidates):
+            save_all(path, candidates)
+    if not starts:
+        write_json(places.run / "starts" / "none.json", [])  # DVC needs the folder
+    for folder in ("tables", "starts"):  # remove those of former solvers and NFEs
+        for path in (places.run / folder).glob("*.json"):
+            if path not in {*made, *starts} and (starts or path.name != "none.json"):
+                path.unlink()
+
+
+def there(path: Path, tableaux: Sequence[Tableau]) -> bool:
+    """Whether the file already holds these tableaux, up to rounding. The last digits on another processor must not
+    count as a change, which would re-run the teacher's pairs and everything after them."""
+    try:
+        known = load_all(path) if path.parent.name == "starts" else [Tableau.load(path)]
+    except UserError:
+        return False
+    return len(known) == len(tableaux) and all(a.agrees(b) for a, b in zip(known, tableaux, strict=True))
+
+
+if __name__ == "__main__":
+    main()

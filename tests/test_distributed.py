@@ -1,0 +1,171 @@
+"""Several processes give what one gives."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+from support import ranks_process
+
+from s4spipe.pipeline import stage
+from s4spipe.runtime import distributed
+from s4spipe.runtime.errors import UserError
+
+FORK = multiprocessing.get_context("forkserver")
+FORK.set_forkserver_preload(["s4spipe.learning.refinement", "s4spipe.evaluation.fid", "diffusers.models"])
+
+
+def together(work, world, folder):
+    """What each of `world` processes got."""
+    folder.mkdir()
+    started = [FORK.Process(target=ranks_process.run, args=(work, rank, world, folder)) for rank in range(world)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(120)
+    assert [process.exitcode for process in started] == [0] * world
+    return [torch.load(folder / f"{work}-{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+def test_samples_are_the_same_bit_for_bit(tmp_path):
+    (alone,), (first, second) = (together("solving", world, tmp_path / str(world)) for world in (1, 2))
+    assert len(alone) == 7
+    assert second == []  # the first process gets all
+    for ours, theirs in zip(first, alone, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_fit_is_the_same_to_rounding_even_where_a_minibatch_is_too_small_for_all(tmp_path):
+    (alone,), three = (together("fitting", world, tmp_path / str(world)) for world in (1, 3))
+    assert sum(row["moves"] for row in alone["history"]) > 0
+    assert min(row["validation"] for row in alone["history"]) < 0.9 * alone["history"][0]["validation"]
+    for result in three:
+        assert result["history"] == three[0]["history"]
+        for name, value in alone["parameters"].items():
+            assert torch.equal(result["parameters"][name], three[0]["parameters"][name])
+            torch.testing.assert_close(result["parameters"][name], value, rtol=1e-8, atol=1e-8)
+        for ours, theirs in zip(result["history"], alone["history"], strict=True):
+            assert ours["validation"] == pytest.approx(theirs["validation"], rel=1e-8)
+            assert (ours["moves"], ours["learns"]) == (theirs["moves"], theirs["learns"])
+
+
+@pytest.mark.parametrize("work", ["newton", "refining"])
+def test_gauss_newton_and_refining_are_the_same_to_rounding(work, tmp_path):
+    (alone,), three = (together(work, world, tmp_path / str(world)) for world in (1, 3))
+    assert alone["history"][-1]["validation"] < 0.8 * alone["history"][0]["validation"]
+    for result in three:
+        for name, value in alone["parameters"].items():
+            assert torch.equal(result["parameters"][name], three[0]["parameters"][name])
+            torch.testing.assert_close(result["parameters"][name], value, rtol=1e-5, atol=1e-5)
+        assert [r["evaluations"] for r in result["history"]] == [r["evaluations"] for r in alone["history"]]
+
+
+def test_features_are_the_same_in_all(tmp_path):
+    (alone,), two = (together("seeing", world, tmp_path / str(world)) for world in (1, 2))
+    for result in two:
+        assert torch.equal(result["array"], alone["array"])
+        assert torch.equal(result["small"], alone["small"])
+
+
+def test_collectives(tmp_path):
+    for world_size in (1, 3):
+        for rank, got in enumerate(together("gathering", world_size, tmp_path / str(world_size))):
+            own = list(range(rank, 7, world_size))
+            assert (got["own"].tolist(), got["range"]) == (own, own)
+            assert got["list"] == ["abcdefg"[i] for i in own]
+            assert got["sum"].tolist() == [world_size, sum(range(world_size))]
+            assert torch.equal(got["gathered"], torch.arange(7)[:, None] * torch.tensor([1.0, 10.0]).double())
+            assert (got["is_main"], got["world_size"]) == (rank == 0, world_size)
+
+
+def test_each_process_has_its_own_gpu(monkeypatch):
+    def device(name):
+        return str(stage.device(SimpleNamespace(run=SimpleNamespace(device=name))))
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "zeros", lambda *_, device: None)
+    for key, value in {distributed.MARK: "host:1", "WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "3"}.items():
+        monkeypatch.setenv(key, value)
+    assert [device(name) for name in ("cuda", "auto", "cuda:0")] == ["cuda:1", "cuda:1", "cuda:0"]
+    monkeypatch.delenv(distributed.MARK)
+    assert device("cuda") == "cuda"  # Slurm's variables alone mean nothing
+
+
+def test_a_batch_jobs_variables_are_not_taken_for_ranks(monkeypatch):
+    monkeypatch.setenv("SLURM_PROCID", "2")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
+    monkeypatch.setenv(distributed.MARK, "host:1")
+    assert (distributed.rank(), distributed.world_size()) == (2, 4)
+
+
+def test_a_process_knows_when_the_stage_that_launched_it_has_died(monkeypatch):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    here = socket.gethostname()
+    for mark, died in (
+        (f"{here}:{os.getpid()}", False),
+        (f"{here}:{gone.pid}", True),
+        (f"elsewhere:{gone.pid}", False),
+    ):
+        monkeypatch.setenv(distributed.MARK, mark)
+        assert distributed.starter_is_gone() is died
+    monkeypatch.delenv(distributed.MARK)
+    assert not distributed.starter_is_gone()
+
+
+def test_a_launcher_that_is_not_there_is_told():
+    with pytest.raises(UserError, match=r"run\.launcher: 'torchrum'"):
+        distributed.launch("torchrum -m", "stages.sample", ["tables", "ddim", "3"])
+
+
+TORCHRUN = f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node 2 -m"
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_stage_with_a_sentence_and_a_second_run_goes_on(project, edited):
+    """By torchrun itself."""
+    run = project / "runs/digits"
+    out = run / "samples/ddim-3/images.npy"
+    edited(sample={"count": 800, "seed": 1}, run={"batch_size": 4})
+    command = [sys.executable, "-m", "stages.sample", "tables", "ddim", "3"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    kept = {path: path.read_bytes() for path in [*out.parent.iterdir(), *run.glob("timings/ddim-3.json")]}
+    subprocess.run(command, cwd=project, env=environment, check=True)
+    whole = out.read_bytes()
+
+    edited(run={"launcher": TORCHRUN})
+    out.unlink()
+    stage = subprocess.Popen(command, cwd=project, env=environment, stderr=subprocess.PIPE, text=True)
+    scratch = project / ".s4spipe"
+    while len(list(scratch.glob("*/*.pt"))) < 20:
+        assert stage.poll() is None
+        time.sleep(0.05)
+    is_rank = lambda p: "RANK" in p.environ()  # noqa: E731
+    some, _ = filter(is_rank, psutil.Process(stage.pid).children(recursive=True))
+    some.send_signal(signal.SIGKILL)
+    _, said = stage.communicate(timeout=120)
+    assert stage.returncode == 1
+    assert said.splitlines()[-1].startswith("Error: stages.sample: ")
+    assert not out.exists()
+    done = {path: path.stat().st_mtime_ns for path in scratch.glob("*/sample-*.pt")}
+    assert 0 < len(done) < 200
+
+    stage = subprocess.Popen(command, cwd=project, env=environment, stderr=subprocess.PIPE, text=True)
+    while scratch.exists() and stage.poll() is None:
+        for path, when in done.items():
+            assert not path.exists() or path.stat().st_mtime_ns == when  # not made again
+        time.sleep(0.2)
+    assert stage.wait() == 0
+    assert out.read_bytes() == whole
+    assert not any(scratch.iterdir())
+    for path, content in kept.items():
+        path.write_bytes(content)

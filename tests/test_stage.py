@@ -1,0 +1,91 @@
+"""What every stage gets out of params.yaml: the device, the model, and a sentence for a mistake."""
+
+import click
+import pytest
+import torch
+from click.testing import CliRunner
+from support.parameters import changed
+from support.pipeline import ROOT
+
+from s4spipe import models
+from s4spipe.pipeline import params, render, stage
+from s4spipe.pipeline.schema import Model, Params, Run
+from s4spipe.runtime.errors import UserError
+
+
+def on(device):
+    return Params(run=Run(device=device))
+
+
+def test_devices():
+    assert stage.device(on("cpu")) == torch.device("cpu")
+    assert stage.device(Params()).type in ("cpu", "cuda")
+    for absent in ("cuda:99", "gpu", ""):
+        with pytest.raises(UserError, match=f"run.device: '{absent}' is not available.* use auto or cpu"):
+            stage.device(on(absent))
+
+
+def test_every_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
+    for name, value in {"S4SPIPE_LAUNCHED_BY": "a test", "WORLD_SIZE": "8", "RANK": "6", "LOCAL_RANK": "6"}.items():
+        monkeypatch.setenv(name, value)
+    assert {str(stage.device(on(name))) for name in ("auto", "cuda")} == {"cuda:2"}
+    assert str(stage.device(on("cuda:1"))) == "cuda:1"
+
+
+def test_the_models_settings_are_the_block_and_the_prompts_of_the_run():
+    settings = stage.model_settings(Params())
+    assert settings == models.ModelSettings.of(Model().model_dump())
+    assert (settings.name, settings.condition, settings.embeddings) == ("digits", "labels", None)
+    schedules = ("classical_schedules", dict.fromkeys(Params().classical, "edm"))
+    prompted = params.parse(changed(("model.name", "mine"), ("model.kind", "diffusers"), schedules,
+                                    ("model.condition", "prompts"), ("prompts", "mine.txt")))  # fmt: skip
+    assert stage.model_settings(prompted).embeddings == "runs/mine/prompts.safetensors"
+    assert stage.layout(prompted).run.as_posix() == "runs/mine"
+
+
+@pytest.mark.parametrize("condition", ["labels", "none"])
+def test_the_model_is_loaded_as_its_block_says(condition, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = params.parse(changed(("model.condition", condition), ("model.guidance", 2.0), ("run.device", "cpu")))
+    denoiser = stage.load_model(found, channels_last=True)
+    assert (denoiser.conditional, denoiser.guidance, denoiser.device.type) == (condition == "labels", 2.0, "cpu")
+    assert denoiser.net.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """A stage in a project of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stage, "_follow_parent", lambda: None)
+
+    @stage.command
+    @click.argument("name")
+    def main(params, name):
+        if name == "wrong":
+            raise UserError("name: wrong")
+        click.echo(f"{name} at {params.nfe}")
+
+    return lambda *arguments: CliRunner().invoke(main, arguments)
+
+
+def test_a_stage_gets_the_parameters_of_its_project(command, tmp_path):
+    (tmp_path / "params.yaml").write_text(render.params_yaml(changed(("nfe", [4, 7]))))
+    done = command("this")
+    assert (done.exit_code, done.output) == (0, "this at [4, 7]\n")
+
+
+def test_a_stage_tells_a_mistake_in_a_line_and_ends_with_an_error(command, tmp_path, monkeypatch):
+    assert command("this").output == "Error: params.yaml: no such file; run from the project's root\n"
+    (tmp_path / "params.yaml").write_text(render.params_yaml(changed(("nfe", [0]))))
+    done = command("this")
+    assert done.exit_code == 1
+    assert done.output.startswith("Error: params.yaml: nfe.0: must be ")
+    (tmp_path / "params.yaml").write_text(render.params_yaml(changed()))
+    done = command("wrong")
+    assert (done.exit_code, done.output) == (1, "Error: name: wrong\n")
+    for name, value in {"S4SPIPE_LAUNCHED_BY": "a test", "WORLD_SIZE": "4", "RANK": "3"}.items():
+        monkeypatch.setenv(name, value)
+    assert command("wrong").output == "Error (process 3): name: wrong\n"

@@ -1,0 +1,156 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from support.problems import NOISES
+
+from s4spipe.noise import VE
+from s4spipe.runtime.errors import UserError
+from s4spipe.solvers import registry, timesteps
+
+
+@pytest.mark.parametrize("key", NOISES)
+@pytest.mark.parametrize("name", timesteps.FORMULAS)
+@given(nfe=st.integers(1, 60))
+def test_times_fall_strictly_between_exact_ends(name, key, nfe):
+    noise = NOISES[key]
+    t = timesteps.build(name, noise, nfe)
+    assert t.dtype == torch.float64
+    assert len(t) == nfe + 1
+    assert (t[0], t[-1]) == (noise.T, noise.t_min)
+    assert (t.diff() < 0).all()
+
+
+@pytest.mark.parametrize("key", NOISES)
+def test_each_schedule_is_uniform_in_its_own_variable(key):
+    noise = NOISES[key]
+    variables = {
+        "time_uniform": lambda t: t,
+        "time_quadratic": lambda t: t.sqrt(),
+        "logsnr": noise.lambda_,
+        "edm": lambda t: (noise.sigma(t) / noise.alpha(t)) ** (1 / 7),
+    }
+    for name, variable in variables.items():
+        gaps = variable(timesteps.build(name, noise, 9)).diff()
+        torch.testing.assert_close(gaps, gaps.mean().expand(9), rtol=1e-6, atol=1e-9)
+
+
+def test_edm_steps_are_those_of_the_paper():
+    """Karras et al. 2022, eq. 5, written out in numpy, down to its last nonzero sigma."""
+    n, rho = 18, 7
+    i = np.arange(n)
+    expected = (80 ** (1 / rho) + i / (n - 1) * (0.002 ** (1 / rho) - 80 ** (1 / rho))) ** rho
+    np.testing.assert_allclose(timesteps.build("edm", VE(), n - 1), expected, rtol=1e-12)
+
+
+def test_vp_steps_on_a_vp_model_are_its_own_time():
+    """The VP process that spans a VP-linear model's noise levels is that model."""
+    noise = NOISES["vp_linear"]
+    for ours, own in (("vp_uniform", "time_uniform"), ("vp_quadratic", "time_quadratic")):
+        torch.testing.assert_close(
+            timesteps.build(ours, noise, 7), timesteps.build(own, noise, 7), rtol=1e-6, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize(("nfe", "name", "field"), [(5, "logsmr", "'logsnr'"), (0, "edm", "nfe")])
+def test_mistakes_are_told(nfe, name, field):
+    with pytest.raises(UserError, match=field):
+        timesteps.build(name, VE(), nfe)
+
+
+@pytest.mark.parametrize("levels", [(0.1, 1.0), (0.5, 2.0), (1.0, 1.2)])
+def test_noise_levels_that_no_linear_vp_process_spans_are_told(levels):
+    """Its beta would have to be negative at t = 1."""
+    for name in ("vp_uniform", "vp_quadratic"):
+        with pytest.raises(UserError, match="linear VP"):
+            timesteps.build(name, VE(*levels), 5)
+
+
+# -- Schedules of the user's own ---------------------------------------------------------------------
+
+TIMES = [80.0, 10.0, 1.0, 0.002]
+
+
+@pytest.mark.parametrize("content", [TIMES, {"3": TIMES, "1": [80, 0.002]}, {"t": TIMES, "nfe": 3, "W": []}])
+def test_times_may_be_given_in_a_list_or_a_file(content):
+    """The file as its parsed content, by name."""
+    assert timesteps.build(TIMES, VE(), 3).tolist() == TIMES
+    assert timesteps.build("mine", VE(), 3, {"mine": content}).tolist() == TIMES
+    timesteps.check("mine", {"mine": content})
+    timesteps.check_file(content, "mine.json")
+
+
+def test_a_file_may_hold_a_schedule_for_each_number_of_steps():
+    named = {"mine": {"1": [80, 0.002], "3": TIMES}}
+    for n, times in named["mine"].items():
+        assert timesteps.build("mine", VE(), int(n), named).tolist() == times
+
+
+def test_a_solvers_file_is_a_schedule(tmp_path):
+    table = registry.build("ipndm", VE(), timesteps.build("edm", VE(), 5))
+    table.save(tmp_path / "mine.json")
+    content = json.loads((tmp_path / "mine.json").read_text())
+    timesteps.check_file(content, "mine.json")
+    assert torch.equal(timesteps.build("mine", VE(), 5, {"mine": content}), table.t)
+
+
+def test_a_formulas_name_means_the_formula():
+    assert torch.equal(timesteps.build("edm", VE(), 3, {"edm": TIMES}), timesteps.build("edm", VE(), 3))
+
+
+def test_no_file_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path, tmp_path / "schedules", tmp_path / "inputs/schedules"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "mine.json").write_text(json.dumps(TIMES))
+    with pytest.raises(UserError, match="'mine'"):
+        timesteps.build("mine", VE(), 3)
+
+
+def test_ends_are_made_exact_and_may_lie_above_t_min():
+    t = timesteps.build([80.00000001, 1, 0.0019999999], VE(), 2)
+    assert (t[0], t[-1]) == (80, 0.002)
+    assert timesteps.build([80, 1, 0.01], VE(), 2)[-1] == 0.01
+
+
+# Content that can be no schedule at all, and content that is none for 3 steps on this noise; what the error names.
+NEVER = [
+    ([80, 1, 2, 0.002], "fall strictly"),
+    ({"3": [80, 1, 1, 0.002]}, "fall strictly"),
+    ({"3": "edm"}, "list of times"),
+    ({"t": "edm"}, "list of times"),
+    ([80, True, 0.1, 0.002], "list of times"),
+    ([80, float("nan"), 0.1, 0.002], "list of times"),
+    ([80], "at least two"),
+    (3, "list of times"),
+    (None, "list of times"),
+]
+NOT_HERE = [
+    (TIMES[:-1], "4 times, got 3"),
+    ({"4": [80, 3, 2, 1, 0.002]}, "3 steps, only of 4"),
+    ([79, 10, 1, 0.002], "80"),
+    ([80, 10, 1, 0.001], "0.002"),
+]
+
+
+@pytest.mark.parametrize(("content", "field"), NEVER + NOT_HERE)
+def test_a_bad_schedule_is_told_by_its_name(content, field):
+    with pytest.raises(UserError, match=f"^mine: .*{field}"):
+        timesteps.build("mine", VE(), 3, {"mine": content})
+
+
+@pytest.mark.parametrize(("content", "field"), NEVER)
+def test_a_file_that_holds_no_schedule_is_told_by_its_path(content, field):
+    with pytest.raises(UserError, match=rf"^inputs/mine\.json: .*{field}"):
+        timesteps.check_file(content, "inputs/mine.json")
+
+
+@pytest.mark.parametrize("schedule", ["mime", 3, None, [80, 1, 2], [1.0], [80, "1"]])
+def test_what_can_be_no_schedule_of_any_model_is_refused(schedule):
+    with pytest.raises(UserError):
+        timesteps.check(schedule, ["mine", "gits"])
+    for fine in ("mine", "gits", "edm", TIMES, [1, 0]):
+        timesteps.check(fine, ["mine", "gits"])
