@@ -20,6 +20,7 @@ PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "READ
 BLOCKS = {name: re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S) for name, text in PAGES.items()}
 IN_README = {line.split("#")[0].strip() for block in BLOCKS["README.md"] for line in block.splitlines()}
 
+DEFAULTS = "python -m s4spipe.pipeline.render"  # writes them to params.yaml
 # So that a command takes seconds and finds what it names. The rest of it is run as it is.
 HERE = {
     "nfe=[3,4,5,6,8,10]": "nfe=[3,4]",
@@ -32,7 +33,8 @@ HERE = {
     "learn@digits-s4s_alt-5": "learn@digits-s4s_alt-3",
     "export s4s_alt 5": "export s4s_alt 3",
     "dvc repro -f train_digits": "dvc repro --dry -f train_digits",  # minutes
-    "preset cifar10              #": "preset cifar10; git checkout -q params.yaml #",  # not the last of the page
+    # Not from the tiny parameters, which do not go with it; and not the last of the page.
+    "s4spipe preset cifar10              #": f"{DEFAULTS}; s4spipe preset cifar10; git checkout -q . #",
     "git commit -am": "git commit --allow-empty -am",
     "make test ": "make -n test",  # which runs this
 }
