@@ -9,7 +9,7 @@ from support.pipeline import ROOT
 from s4spipe.learning.families import FAMILIES
 from s4spipe.pipeline import params, resolve
 from s4spipe.pipeline.layout import INPUT_SCHEDULES, NONE
-from s4spipe.pipeline.schema import Params
+from s4spipe.pipeline.schema import Params, Start
 
 TIMES = [80, 10.5, 0.002]
 
@@ -24,6 +24,11 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path):
     assert text.count("learning_rate: 0.002") == 3
     (tmp_path / "params.yaml").write_text(text.replace("learning_rate: 0.002", "learning_rate: 2e-3"))
     assert params.load(tmp_path / "params.yaml").train_digits.learning_rate == 0.002
+
+
+def test_a_start_spells_out_all_of_its_keys():
+    """No default of the code decides where a solver starts from."""
+    assert mistake(changed(("starts.s4s", {"schedules": ["edm"], "skip": []}))).startswith("starts.s4s.solver: missing")
 
 
 def test_whole_numbers_are_numbers_too():
@@ -119,7 +124,8 @@ def test_a_learner_has_a_name_of_its_own(name):
 @pytest.mark.parametrize(("family", "option"), [(f, o) for f in sorted(FAMILIES) for o in ("consistent", "shared")])
 def test_options_are_for_the_families_that_have_them(family, option):
     learns = {"fixed": "times", "free": "joint"}.get(family, "coefficients")
-    data = changed(("learners.mine", {"family": family, "learns": learns, option: True}), ("starts.mine", {}))
+    start = Start().model_dump()
+    data = changed(("learners.mine", {"family": family, "learns": learns, option: True}), ("starts.mine", start))
     if option in FAMILIES[family].options:
         params.parse(data)
     else:
