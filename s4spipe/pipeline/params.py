@@ -72,9 +72,9 @@ def _missing(data: dict[str, Any], defaults: Block, prefix: str = "") -> Iterato
         elif isinstance(default, Block):
             yield from _missing(data[name], default, f"{prefix}{name}.")
         elif isinstance(default, dict):
-            block = next((value for value in default.values() if isinstance(value, Block)), None)
-            for key, entry in data[name].items() if block else ():
-                yield from _missing(entry, type(block)(), f"{prefix}{name}.{key}.")
+            for kind in {type(value) for value in default.values() if isinstance(value, Block)}:
+                for key, entry in data[name].items():
+                    yield from _missing(entry, kind(), f"{prefix}{name}.{key}.")
 
 
 def _check_model(params: Params, root: Path) -> None:
