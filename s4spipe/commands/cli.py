@@ -6,12 +6,11 @@ import click
 
 from s4spipe.commands.compare import compare
 from s4spipe.commands.diff import diff
-from s4spipe.commands.estimate import report as estimate_report
+from s4spipe.commands.estimate import estimate
 from s4spipe.commands.export import export
 from s4spipe.commands.preset import preset
 from s4spipe.commands.sample import sample
 from s4spipe.commands.show import show
-from s4spipe.pipeline import params as parameters
 from s4spipe.runtime.errors import UserError
 
 
@@ -29,12 +28,6 @@ class Group(click.Group):
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Learned few-step solvers for diffusion models. Run it in the project's root; `dvc repro` does everything else."""
-
-
-@click.command()
-def estimate() -> None:
-    """Check params.yaml before a long run: missing files, network evaluations, and roughly how long it takes."""
-    click.echo(estimate_report(parameters.load()))
 
 
 for command in (preset, estimate, export, show, compare, diff, sample):

@@ -3,11 +3,19 @@
 import time
 from pathlib import Path
 
+import click
 import torch
 
 from s4spipe.pipeline import cost, stage
+from s4spipe.pipeline import params as parameters
 from s4spipe.pipeline.schema import Params
 from s4spipe.sampling.batches import draw, synchronize
+
+
+@click.command()
+def estimate() -> None:
+    """Check params.yaml before a long run: missing files, network evaluations, and roughly how long it takes."""
+    click.echo(report(parameters.load()))
 
 
 def report(params: Params) -> str:
