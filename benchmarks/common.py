@@ -9,16 +9,13 @@ import torch
 from s4spipe.evaluation import fid
 from s4spipe.features.base import frechet, loading
 from s4spipe.features.base.frechet import Statistics
-from s4spipe.learning import starts
 from s4spipe.learning.pairs import Pairs
-from s4spipe.noise import NoiseSchedule
 from s4spipe.pipeline import stage
-from s4spipe.pipeline.schema import Params, Start
+from s4spipe.pipeline.schema import Params
 from s4spipe.sampling.batches import draw
 from s4spipe.sampling.images import to_uint8
 from s4spipe.sampling.loop import sample
 from s4spipe.sampling.tableau import Tableau
-from s4spipe.solvers import registry
 
 PAGES = Path("docs/results")
 
@@ -74,9 +71,3 @@ class Setting:
             images.append(to_uint8(self.denoiser.decode(sample(self.denoiser, tableau, x_T[index], some))))
         generated = fid.statistics(fid.features(np.concatenate(images), self.net, self.device))
         return {key: frechet.distance(generated, reference) for key, reference in self.references.items()}
-
-
-def candidates(start: Start, noise: NoiseSchedule, nfe: int) -> list[Tableau]:
-    """The tableaux that a solver of the family `free` may start from."""
-    tables = (registry.make(start.solver, schedule, noise, nfe) for schedule in start.schedules)
-    return [starts.late(table, skip) for table in tables for skip in start.skip]

@@ -9,12 +9,13 @@ import click
 import torch
 from tqdm import tqdm
 
-from benchmarks.common import PAGES, Setting, candidates
+from benchmarks.common import PAGES, Setting
 from s4spipe.learning import adam, distance, gauss_newton, starts
 from s4spipe.learning.families import Family, Free
 from s4spipe.learning.task import COEFFICIENTS, TIMES, Task
 from s4spipe.pipeline import resolve, stage
 from s4spipe.pipeline.schema import Params
+from s4spipe.pipeline.tables import candidates
 from s4spipe.runtime.files import write_text
 from s4spipe.runtime.scratch import Scratch, fingerprint
 from s4spipe.sampling.tableau import Tableau
@@ -53,7 +54,7 @@ def main(params: Params, steps: int) -> None:
         return gauss_newton.mean_distance(table, setting.denoiser, trial, distance_fn, micro_batch_size)
 
     def by_gauss_newton(nfe: int, of_free: bool) -> dict:
-        tables = candidates(free_start, setting.noise, nfe) if of_free else []
+        tables = candidates("free", free_start, setting.noise, nfe) if of_free else []
         student = Free(starts.choose(tables, loss)) if of_free else same_family(nfe)
         history = gauss_newton.fit(task(student, f"newton-{nfe}-{of_free}", free.seed), (COEFFICIENTS, TIMES),
                                    distance_fn, free.batch_size, steps)  # fmt: skip

@@ -8,12 +8,13 @@ import click
 import torch
 from tqdm import tqdm
 
-from benchmarks.common import PAGES, Setting, candidates
+from benchmarks.common import PAGES, Setting
 from s4spipe.learning import distance, gauss_newton, starts
 from s4spipe.learning.families import Free
 from s4spipe.learning.task import COEFFICIENTS, TIMES, Task
 from s4spipe.pipeline import resolve, stage
 from s4spipe.pipeline.schema import Params, Start
+from s4spipe.pipeline.tables import candidates
 from s4spipe.runtime.files import write_text
 from s4spipe.runtime.scratch import Scratch, fingerprint
 from s4spipe.sampling.tableau import Tableau
@@ -43,7 +44,7 @@ def main(params: Params, restarts: int) -> None:
                gaussian: bool = False) -> dict:  # fmt: skip
         schedules = list(dict.fromkeys((schedule, ALWAYS)))
         start = Start(solver=solver, schedules=schedules, skip=own_start.skip)
-        student = Free(starts.choose(candidates(start, setting.noise, nfe), loss))
+        student = Free(starts.choose(candidates("free", start, setting.noise, nfe), loss))
         if gaussian:  # the coefficients' own size, in units of the state's
             table, generator = student.of_table, torch.Generator().manual_seed(seed)
             with torch.no_grad():

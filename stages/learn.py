@@ -88,7 +88,9 @@ def phases(settings: Learner) -> list[adam.Phase]:
         return adam.s4s_alt(settings.alternations, settings.epochs, settings.warmup_epochs)
     if settings.learns == "joint":
         return adam.joint(settings.epochs, settings.warmup_epochs)
-    return [adam.Phase((TIMES if settings.learns == "times" else COEFFICIENTS,), settings.epochs)]
+    if settings.learns == "coefficients":
+        return adam.s4s(settings.epochs)
+    return [adam.Phase((TIMES,), settings.epochs)]
 
 
 if __name__ == "__main__":

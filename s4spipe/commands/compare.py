@@ -1,15 +1,14 @@
 """Two solvers' files side by side."""
 
 import textwrap
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
 from s4spipe import noise
 from s4spipe.commands import terminal
 from s4spipe.commands.terminal import noise_levels
+from s4spipe.report.tables import flat
 from s4spipe.sampling.tableau import Tableau
 
 
@@ -35,7 +34,8 @@ def differences(a: Tableau, b: Tableau, width: int = 100) -> str:
     if a.nfe == b.nfe:
         W, c = ((getattr(a, key) - getattr(b, key)).abs().max().item() for key in ("W", "c"))
         lines.append(f"{'largest difference':30}{W:>14.3g} in W, {c:.3g} in c")
-    one, other = _flat(a.meta), _flat(b.meta)
+    one, other = ({key: value for key, value in flat(table.meta).items() if not isinstance(value, list)}
+                  for table in (a, b))  # fmt: skip
     for key in one | other:
         if one.get(key) != other.get(key):
             lines += textwrap.wrap(
@@ -46,14 +46,3 @@ def differences(a: Tableau, b: Tableau, width: int = 100) -> str:
 
 def _line(what: str, ours: object, theirs: object) -> str:
     return f"{what:30}{ours:>14}{theirs:>14}"
-
-
-def _flat(meta: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The entries of nested mappings that are not lists, with their keys joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, value in meta.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif not isinstance(value, list):
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -1,4 +1,4 @@
-"""All paths of the project. No other module knows one."""
+"""Where everything in a project lies. No other module of s4spipe/ names a folder of it."""
 
 from dataclasses import dataclass
 from pathlib import Path

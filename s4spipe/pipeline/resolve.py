@@ -23,11 +23,6 @@ def cells(params: Params) -> list[Cell]:
     return [teacher(params), *(Cell(solver, nfe) for solver in solvers(params) for nfe in params.nfe)]
 
 
-def folder(params: Params, solver: str) -> str:
-    """Where the run keeps a solver: solvers (learned), or tables."""
-    return "solvers" if solver in learned_solvers(params) else "tables"
-
-
 def learner(params: Params, name: str) -> Learner:
     """The settings of a learned solver: `learner_defaults`, overridden by its own block.
 

@@ -7,7 +7,7 @@ from s4spipe.learning import starts
 from s4spipe.noise import NoiseSchedule
 from s4spipe.pipeline import resolve
 from s4spipe.pipeline.layout import Cell
-from s4spipe.pipeline.schema import Params
+from s4spipe.pipeline.schema import Params, Start
 from s4spipe.runtime.errors import UserError
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.solvers import best_schedules, registry
@@ -39,13 +39,19 @@ def start_tables(
 ) -> Iterator[tuple[Cell, list[Tableau]]]:
     """The tableaux that each learned solver may start from, at every NFE. Arguments and errors as for `tables`."""
     for name in resolve.learned_solvers(params):
-        start = params.starts[name]
         for nfe in params.nfe:
-            found: list[Tableau] = []
-            for schedule in start.schedules:
-                table = _table(f"starts.{name}.schedules", start.solver, schedule, noise, nfe, named)
-                found += [starts.late(table, skip) for skip in start.skip] if start.skip else [table]
-            yield Cell(name, nfe), found
+            yield Cell(name, nfe), candidates(name, params.starts[name], noise, nfe, named)
+
+
+def candidates(
+    name: str, start: Start, noise: NoiseSchedule, nfe: int, named: Mapping[str, Any] | None = None
+) -> list[Tableau]:
+    """The tableaux that the learned solver `name` may start from. Other arguments and errors as for `tables`."""
+    found: list[Tableau] = []
+    for schedule in start.schedules:
+        table = _table(f"starts.{name}.schedules", start.solver, schedule, noise, nfe, named or {})
+        found += [starts.late(table, skip) for skip in start.skip] if start.skip else [table]
+    return found
 
 
 def _table(

@@ -13,7 +13,7 @@ from s4spipe.evaluation.thumbnails import picture, tile
 from s4spipe.pipeline.layout import Cell
 from s4spipe.report import figures
 from s4spipe.report.run import Run
-from s4spipe.report.tables import COLUMNS, gap_closed
+from s4spipe.report.tables import COLUMNS, flat, gap_closed
 from s4spipe.runtime.errors import needs
 from s4spipe.sampling.tableau import Tableau
 
@@ -88,7 +88,7 @@ def report(run: Run) -> str:
 def comparison(runs: Mapping[str, Run]) -> str:
     """Two runs, by name, on one page: how their parameters and their results differ."""
     (a, one), (b, other) = runs.items()
-    ours, theirs = (_flat(run.params.model_dump()) for run in (one, other))
+    ours, theirs = (flat(run.params.model_dump()) for run in (one, other))
     changed = [key for key in ours | theirs if ours.get(key) != theirs.get(key)]
     learned = {f"{solver} · {name}": (run, solver) for name, run in runs.items() for solver in run.learned}
     merged = {one.teacher: one.cells[one.teacher]}
@@ -183,11 +183,3 @@ def _render(template: str, **content: Any) -> str:
         keep_trailing_newline=True,
     )
     return environment.get_template(template).render(content)
-
-
-def _flat(block: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The entries of nested mappings, with their keys joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, value in block.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

@@ -22,6 +22,14 @@ def by_solver(metrics: Metrics) -> dict[str, dict[int, Mapping[str, Any]]]:
     return solvers
 
 
+def flat(block: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The entries of nested mappings, with their keys joined by dots."""
+    entries: dict[str, Any] = {}
+    for key, value in block.items():
+        entries |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return entries
+
+
 def to_json(metrics: Metrics) -> dict[str, dict[str, dict[str, Any]]]:
     """JSON-ready data: {"ddim": {"nfe5": {"fid": .., "teacher_distance": .., ..}}}."""
     return {
