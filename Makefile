@@ -22,12 +22,17 @@ repro: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 	@echo; cat "runs/$$($(MODEL))/report/table.md"
 
+# A worker of the queue may die: DVC's messages to it are files, which it may meet half-written. Then others are started.
 sweep: .venv/installed
 	$(if $(OVER),,$(error name a parameter and its values, as in: make sweep OVER="learners.s4s.epochs=5,10"))
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro teacher_pairs reference real
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc exp run --queue -S '$(OVER)'
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc queue start -j $(WORKERS)
-	@while $(BIN)/dvc queue status | grep -qE "Queued|Running"; do sleep 5; done
+	@idle=0; while status=$$($(BIN)/dvc queue status) && echo "$$status" | grep -qE "Queued|Running"; do \
+		case "$$status" in *"0 active, 0 idle"*) idle=$$((idle + 1));; *) idle=0;; esac; \
+		if [ $$idle = 3 ]; then PATH="$(CURDIR)/$(BIN):$$PATH" dvc queue start -j $(WORKERS); idle=0; fi; \
+		sleep 5; \
+	done
 	@$(MAKE) show
 
 # The columns that a terminal has room for: what was set otherwise, and the FIDs that differ.

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from s4spipe.evaluation import fid
+from s4spipe.evaluation import fid, real
 from s4spipe.features.base import frechet, loading
 from s4spipe.features.base.frechet import Statistics
 from s4spipe.learning.pairs import Pairs
@@ -58,7 +58,7 @@ class Setting:
     def references(self) -> dict[str, Statistics]:
         found = {
             "fid": fid.load_statistics(self.places.reference),
-            "fid_real": fid.real(self.params.fid.real, self.net, self.device),
+            "fid_real": real.read(self.params.fid.real, self.net, self.device),
         }
         return {key: (statistics["mean"], statistics["covariance"]) for key, statistics in found.items()}
 

@@ -31,7 +31,7 @@ def main(params: Params, batch: int, one: int | None) -> None:
         peaks = {}
         for nfe in (3, 5, 10):
             command = [sys.executable, "-m", "benchmarks.memory", "--batch", str(batch), "--one", str(nfe)]
-            total, fit_only = map(float, subprocess.check_output(command, text=True).split())
+            total, fit_only = map(float, subprocess.check_output(command, encoding="utf-8").split())
             peaks[nfe] = total, fit_only
             click.echo(f"NFE {nfe:2}: {total:7.0f} MiB in all, {fit_only:6.0f} MiB above the process before the fit")
         click.echo(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from s4spipe.runtime.errors import UserError, unknown
+from s4spipe.runtime.checks import is_number
+from s4spipe.runtime.errors import UserError, shown, unknown
 
 
 class NoiseSchedule:
@@ -60,8 +61,10 @@ class VE(NoiseSchedule):
     sigma_max: float = 80.0
 
     def __post_init__(self) -> None:
+        _check_numbers(self)
         if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise UserError(f"VE noise needs 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
+        _check_levels(self)
 
     @property
     def T(self) -> float:
@@ -94,9 +97,11 @@ class VPLinear(NoiseSchedule):
     T: float = 1.0
 
     def __post_init__(self) -> None:
+        _check_numbers(self)
         _check_times(self)
         if not 0 < self.beta_min <= self.beta_max:
             raise UserError(f"VP noise needs 0 < beta_min <= beta_max, got {self.beta_min} and {self.beta_max}")
+        _check_levels(self)
 
     def log_alpha(self, t: Tensor) -> Tensor:
         return -0.25 * (self.beta_max - self.beta_min) * t**2 - 0.5 * self.beta_min * t
@@ -126,7 +131,11 @@ class VPCosine(NoiseSchedule):
     T: float = 0.9946  # where DPM-Solver (Lu et al. 2022, App. D) stops, just short of the singular end
 
     def __post_init__(self) -> None:
+        _check_numbers(self)
         _check_times(self)
+        if not 0 <= self.s < math.inf:
+            raise UserError(f"cosine noise needs s of 0 or more, got {self.s}")
+        _check_levels(self)
 
     def _angle(self, t: Any) -> Any:
         return math.pi / 2 * (t + self.s) / (1 + self.s)
@@ -158,11 +167,15 @@ class VPDiscrete(NoiseSchedule):
         _log_alpha: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
+        _check_numbers(self)
+        if not isinstance(self.alphas_cumprod, tuple) or not all(map(is_number, self.alphas_cumprod)):
+            raise UserError(f"alphas_cumprod must be a tuple of numbers, got {shown(self.alphas_cumprod)}")
         table = torch.tensor(self.alphas_cumprod, dtype=torch.float64)
         if table.ndim != 1 or len(table) < 2 or not ((table > 0) & (table < 1)).all() or not (table.diff() < 0).all():
             raise UserError("alphas_cumprod must be at least two numbers in (0, 1), strictly falling")
         object.__setattr__(self, "_log_alpha", 0.5 * table.log())
         _check_times(self, first=0.0)
+        _check_levels(self)
 
     @property
     def T(self) -> float:
@@ -170,7 +183,8 @@ class VPDiscrete(NoiseSchedule):
 
     def log_alpha(self, t: Tensor) -> Tensor:
         left = t.detach().floor().clamp(0, self.T - 1).long()
-        low, high = (self._log_alpha.to(t.device)[i] for i in (left, left + 1))
+        table = self._log_alpha.to(t)  # in its dtype too: some devices have no float64
+        low, high = table[left], table[left + 1]
         return low + (t - left) * (high - low)
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -184,7 +198,7 @@ class VPDiscrete(NoiseSchedule):
 
     def inverse(self, lam: Tensor) -> Tensor:
         log_alpha = -0.5 * torch.nn.functional.softplus(-2 * lam)
-        table = self._log_alpha.to(lam.device)
+        table = self._log_alpha.to(lam)
         right = torch.searchsorted(-table, -log_alpha.detach().contiguous()).clamp(1, len(table) - 1)
         low, high = table[right - 1], table[right]
         return (right - 1) + (log_alpha - low) / (high - low)
@@ -198,9 +212,11 @@ class Flow(NoiseSchedule):
     T: float = 0.999  # at 1 there is no signal left, and lambda is infinite
 
     def __post_init__(self) -> None:
+        _check_numbers(self)
         _check_times(self)
         if self.T >= 1:
             raise UserError(f"flow noise needs T below 1, where lambda is infinite, got {self.T}")
+        _check_levels(self)
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t
@@ -213,6 +229,23 @@ class Flow(NoiseSchedule):
 
     def inverse(self, lam: Tensor) -> Tensor:
         return torch.sigmoid(-lam)
+
+
+def _check_numbers(noise: Any) -> None:
+    for entry in fields(noise):
+        value = getattr(noise, entry.name)
+        if entry.name != "alphas_cumprod" and not is_number(value):
+            raise UserError(f"{type(noise).__name__} noise needs a number for {entry.name!r}, got {shown(value)}")
+
+
+def _check_levels(noise: NoiseSchedule) -> None:
+    """That the numbers, each of them possible, leave noise levels that can be computed with."""
+    start, end = (noise.lambda_(torch.tensor(t, dtype=torch.float64)) for t in (noise.T, noise.t_min))
+    if not (start.isfinite() and end.isfinite() and start < end):
+        raise UserError(
+            f"{type(noise).__name__} noise needs lambda to rise from T={noise.T:g} to t_min={noise.t_min:g}, and to be "
+            f"finite, got {start.item():g} and {end.item():g}"
+        )
 
 
 def _check_times(noise: NoiseSchedule, first: float = 1e-12) -> None:
@@ -244,9 +277,11 @@ def from_description(description: dict[str, Any]) -> NoiseSchedule:
     Raises:
         UserError: for an unknown name or parameter.
     """
+    if not isinstance(description, dict):
+        raise UserError(f"a noise schedule is described by a mapping, got {shown(description)}")
     parameters = dict(description)
     name = parameters.pop("name", None)
-    if name not in NOISE:
+    if not isinstance(name, str) or name not in NOISE:
         raise unknown("noise schedule", name, NOISE)
     known = {f.name for f in fields(NOISE[name])}
     if name == "vp_discrete":
@@ -255,8 +290,8 @@ def from_description(description: dict[str, Any]) -> NoiseSchedule:
         if key not in known:
             raise unknown(f"parameter of the {name} noise schedule", key, known)
         numbers = value if key == "alphas_cumprod" else [value]
-        if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers):
-            raise UserError(f"the {name} noise schedule needs a number for {key!r}, got {value!r}")
+        if not all(map(is_number, numbers)):
+            raise UserError(f"the {name} noise schedule needs a number for {key!r}, got {shown(value)}")
     return NOISE[name](**parameters)
 
 
@@ -265,6 +300,9 @@ BETAS = {
     "linear": lambda first, last, count: torch.linspace(first, last, count, dtype=torch.float64),
     "scaled_linear": lambda first, last, count: torch.linspace(first**0.5, last**0.5, count, dtype=torch.float64) ** 2,
 }
+
+
+MOST = 100_000  # entries of a table that a file may ask for; models have 1000
 
 
 def alphas_cumprod(betas: str, first: float, last: float, count: int) -> tuple[float, ...]:
@@ -285,13 +323,20 @@ def _describe_table(table: tuple[float, ...]) -> dict | list | str:
 def _table(description: Any) -> tuple[float, ...]:
     try:
         if isinstance(description, dict):
+            if type(description["count"]) is not int or description["count"] > MOST:
+                raise ValueError(f"no table has {description['count']} entries")
             return alphas_cumprod(**description)
         if isinstance(description, str):
             packed = base64.b64decode(description, validate=True)
             return struct.unpack(f"<{len(packed) // 8}d", packed)
         return tuple(description)
-    except (TypeError, ValueError, KeyError, RuntimeError, struct.error):
+    except (TypeError, ValueError, KeyError, RuntimeError, OverflowError, RecursionError, struct.error):
         raise UserError(
             "the vp_discrete noise schedule needs alphas_cumprod as a list of numbers, as float64 in base64, or as "
-            f"betas ({' or '.join(BETAS)}), first, last and count, got {str(description)[:80]!r}"
+            f"betas ({' or '.join(BETAS)}), first, last and count (of at most {MOST}), got {shown(description)}"
         ) from None
+
+
+def precision(device: torch.device) -> torch.dtype:
+    """The dtype of a solver's states: float64, or float32 on a device without float64."""
+    return torch.float32 if device.type == "mps" else torch.float64

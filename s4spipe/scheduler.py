@@ -8,16 +8,19 @@ pipe(..., num_inference_steps=8)
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from s4spipe import noise
-from s4spipe.models.base.prediction import X0, is_flow, noise_schedule
+from s4spipe.models.base import prediction
+from s4spipe.models.base.prediction import X0, noise_schedule
 from s4spipe.noise import Flow, VPDiscrete
-from s4spipe.runtime.errors import UserError, needs, unknown
+from s4spipe.runtime.errors import UserError, needs, shown, unknown
+from s4spipe.sampling.loop import check_finite
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.solvers import registry, timesteps
 
@@ -42,6 +45,8 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         prediction_type: what the network predicts: epsilon, sample, v_prediction or flow_prediction.
         num_train_timesteps: for a flow model, the network's time at t = 1.
         use_flow_sigmas: tells Flux's pipeline to leave the times to the scheduler.
+        variance_type: if it begins with `learned`, the network's output has a variance in a second half of its
+            channels, which is left out.
 
     Raises:
         UserError: for a tableau that no pipeline can run.
@@ -56,13 +61,14 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         prediction_type: str = "epsilon",
         num_train_timesteps: int = 1000,
         use_flow_sigmas: bool = True,
+        variance_type: str | None = None,
     ):
-        self.tableau = table = Tableau.from_dict(dict(tableau))
+        self.tableau = table = Tableau.from_dict(dict(tableau) if isinstance(tableau, Mapping) else tableau)
         flow = isinstance(table.noise, Flow)
         self.init_noise_sigma = 1.0 if isinstance(table.noise, VPDiscrete | Flow) else table.noise.sigma_T
-        if prediction_type not in X0:
+        if not isinstance(prediction_type, str) or prediction_type not in X0:
             raise unknown("prediction_type", prediction_type, X0)
-        if flow != (prediction_type == "flow_prediction"):
+        if prediction_type == "flow_prediction" and not flow:
             raise UserError(f"solver {table.name} is for {_name(table)} noise, where no network predicts "
                             f"{prediction_type!r}")  # fmt: skip
         if table.c_0 != 1:
@@ -98,30 +104,33 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         if repo is not None:
             solver = _from_project(str(solver), repo, rev)
         elif not isinstance(solver, Tableau):
+            if not isinstance(solver, str | Path):
+                raise UserError(f"solver must be a tableau, or the path of a file or a folder, got {shown(solver)}")
             if Path(solver).is_dir() or (not Path(solver).exists() and HUB_ID.fullmatch(str(solver))):
                 return _from_folder(cls, str(solver))
             solver = Tableau.load(solver)
-        config = dict(config or {})
-        for_flow = isinstance(solver.noise, Flow)
+        if config is not None and not isinstance(config, Mapping):
+            raise UserError(f"config must be a scheduler's config, as pipe.scheduler.config, got {shown(config)}")
         # diffusers may forget a value that equals its default, unless it was passed by keyword.
-        options = {"tableau": solver.to_dict(), "prediction_type": _usual_prediction(solver)}
-        if not config:
+        options: dict[str, Any] = {"tableau": solver.to_dict(), "prediction_type": _usual_prediction(solver)}
+        if config is None:
             return cls(**options)
         if not isinstance(solver.noise, VPDiscrete | Flow):
             raise UserError(
                 f"solver {solver.name} is for {_name(solver)} noise, which diffusers' pipelines do not have: run it "
                 "with s4spipe.sample, or leave the config out and run a loop of your own"
             )
-        if is_flow(config) != for_flow:
+        model = prediction.read(config)
+        if model.flow != isinstance(solver.noise, Flow):
             raise UserError(f"solver {solver.name} is for {_name(solver)} noise, the pipeline's model for "
-                            f"{'flow' if is_flow(config) else 'vp_discrete'}")  # fmt: skip
+                            f"{'flow' if model.flow else 'vp_discrete'}")  # fmt: skip
         if isinstance(solver.noise, VPDiscrete):
-            model: Any = noise_schedule(config)
-            theirs, ours = (torch.tensor(n.alphas_cumprod) for n in (model, solver.noise))
+            theirs, ours = (torch.tensor(n.alphas_cumprod) for n in (cast(VPDiscrete, model.noise), solver.noise))
             if len(theirs) != len(ours) or not torch.allclose(theirs, ours, rtol=1e-4, atol=1e-7):
                 raise UserError(f"solver {solver.name} was made for another model: its alphas_cumprod are not those of "
                                 "the pipeline's scheduler")  # fmt: skip
-            options["prediction_type"] = config.get("prediction_type", "epsilon")
+        options["prediction_type"] = model.prediction
+        options["variance_type"] = config.get("variance_type")
         return cls(**options, num_train_timesteps=config.get("num_train_timesteps", 1000))
 
     @classmethod
@@ -137,7 +146,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             UserError: for an unknown name, or an NFE that the solver cannot have.
         """
-        return cls.from_tableau(registry.make(solver, schedule, noise_schedule(dict(config)), nfe), config)
+        return cls.from_tableau(registry.make(solver, schedule, noise_schedule(config), nfe), config)
 
     def set_timesteps(
         self,
@@ -158,8 +167,9 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             UserError: for another number of steps than the solver's NFE, and for custom timesteps.
         """
         nfe = self.tableau.nfe
-        if timesteps is not None or num_inference_steps not in (None, nfe):
-            asked = "timesteps" if timesteps is not None else f"num_inference_steps={num_inference_steps}"
+        asked_for = num_inference_steps is None or (isinstance(num_inference_steps, int) and num_inference_steps == nfe)
+        if timesteps is not None or not asked_for:
+            asked = "timesteps" if timesteps is not None else f"num_inference_steps={shown(num_inference_steps)}"
             raise UserError(
                 f"solver {self.tableau.name} makes {nfe} evaluations at its own times: call the pipeline with "
                 f"num_inference_steps={nfe}, got {asked}"
@@ -214,23 +224,36 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             The next state, as `prev_sample` or in a tuple.
 
         Raises:
-            UserError: if a step was left out, or `sample` is not the result of the previous step.
+            UserError: if a step was left out, `sample` is not the result of the previous step, or the network's output
+                is not finite or has another shape than `sample`.
         """
         i = len(self._evaluations)
         if i == self.tableau.nfe or not math.isclose(timestep, self.timesteps[i], rel_tol=1e-3, abs_tol=1e-6):
             raise UserError(f"solver {self.tableau.name} takes its {self.tableau.nfe} steps in turn: got timestep "
                             f"{float(timestep):g} as number {i + 1}; call set_timesteps to start anew")  # fmt: skip
+        model_output = self._checked(model_output, sample)
         precision = torch.promote_types(sample.dtype, torch.float32)
-        if i == 0:
-            self._x_T = self._state = sample.to(precision)
+        if i == 0:  # a copy: some pipelines write into their samples
+            self._x_T = self._state = sample.to(precision, copy=True)
         elif sample.shape != self._state.shape or not torch.equal(sample, self._state.to(sample.dtype)):
             raise UserError("the sample was changed between two steps, which this solver does not allow: every step "
                             "refers back to the initial noise")  # fmt: skip
         x0 = X0[self.config.prediction_type](self._state, model_output.to(precision), self.alpha[i], self.sigma[i])
         self._evaluations.append(x0)
         self._state = state = self.tableau.state(i + 1, self._x_T, self._evaluations)
-        previous = state.to(sample.dtype)
+        previous = state.to(sample.dtype, copy=True)
         return SchedulerOutput(prev_sample=previous) if return_dict else (previous,)
+
+    def _checked(self, output: Tensor, sample: Tensor) -> Tensor:
+        """The network's output, without a learned variance, if it is finite and has the shape of the sample."""
+        i, channels = len(self._evaluations), sample.shape[1]
+        if str(self.config.variance_type).startswith("learned") and output.shape[1] == 2 * channels:
+            output = output[:, :channels]
+        if output.shape != sample.shape:
+            raise UserError(f"the network's output has shape {list(output.shape)}, but the sample has "
+                            f"{list(sample.shape)}; this scheduler needs the same")  # fmt: skip
+        check_finite(output, i, self.tableau)
+        return output
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps

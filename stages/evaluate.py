@@ -32,7 +32,9 @@ def main(params: Params, solver: str, nfe: int) -> None:
         result["clip_score"] = clip.score(samples, read_lines(params.prompts, "prompts"), settings.clip, device)
     # Rounded, so that the last digits on another processor do not count as a change.
     result = {key: round(float(value), 5) for key, value in result.items()}
-    states, ideal = (read_tensors(places.samples(c, "states.safetensors"))[0]["states"] for c in (cell, teacher))
+    states, ideal = (
+        read_tensors(places.samples(c, "states.safetensors"), "states")[0]["states"] for c in (cell, teacher)
+    )
     thumbnails.write(places.evaluation(cell, "samples.png"), samples)
     write_json(
         places.evaluation(cell, "trajectories.json"), trajectories.in_plane(states, ideal).numpy().round(4).tolist()

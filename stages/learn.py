@@ -10,7 +10,7 @@ from s4spipe.features.base import loading
 from s4spipe.learning import adam, distance, families, gauss_newton, starts
 from s4spipe.learning.families import LMS, Family, Times
 from s4spipe.learning.pairs import Pairs
-from s4spipe.learning.task import COEFFICIENTS, TIMES, Task
+from s4spipe.learning.task import COEFFICIENTS, TIMES, Task, check_history
 from s4spipe.pipeline import resolve, stage
 from s4spipe.pipeline.layout import Cell
 from s4spipe.pipeline.schema import Learner, Params
@@ -53,6 +53,7 @@ def main(params: Params, folder: str, name: str, nfe: int) -> None:
     else:
         rates = adam.Adam(settings.batch_size, settings.learning_rate, settings.radius)
         history = adam.fit(task, phases(settings), distance_fn, rates)
+    check_history(history, task.description)
     if not distributed.is_main():
         return
     solver_path, history_path = places.learned(folder, cell)

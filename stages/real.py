@@ -1,6 +1,6 @@
 """Compute features of real images, for FID, KID, precision and recall against them."""
 
-from s4spipe.evaluation import fid
+from s4spipe.evaluation import real
 from s4spipe.features.base import loading
 from s4spipe.pipeline import stage
 from s4spipe.pipeline.layout import NONE
@@ -12,13 +12,13 @@ from s4spipe.runtime.files import write_tensors
 @stage.divided
 def main(params: Params) -> None:
     device, settings = stage.device(params), params.fid
+    about = {"network": settings.network, "mode": settings.mode}
     tensors = {}  # without images, nothing; but DVC needs the file
     if settings.real != NONE:
         net = loading.load(settings.network, settings.features, device, settings.mode)
-        tensors = fid.real(settings.real, net, device)
+        tensors = real.read(settings.real, net, device, about)
     if distributed.is_main():
-        metadata = {"network": settings.network, "mode": settings.mode}
-        write_tensors(stage.layout(params).real, tensors, metadata)
+        write_tensors(stage.layout(params).real, tensors, about)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from s4spipe.features.base import loading
 from s4spipe.learning import refinement
 from s4spipe.learning.families import Free
 from s4spipe.learning.pairs import Pairs
-from s4spipe.learning.task import Task
+from s4spipe.learning.task import Task, check_history
 from s4spipe.pipeline import stage
 from s4spipe.pipeline.layout import Cell
 from s4spipe.pipeline.schema import Params
@@ -41,6 +41,7 @@ def main(params: Params, name: str, nfe: int) -> None:
     task = Task(student, denoiser, training, validation, scratch, settings.seed, params.run.micro_batch_size,
                 f"refine {name} {nfe} NFE")  # fmt: skip
     history = refinement.refine(task, feature_fn, settings.steps)
+    check_history(history, task.description)
     if not distributed.is_main():
         return
     solver_path, history_path = places.learned("solvers", cell)

@@ -52,7 +52,7 @@ def main(params: Params, folder: str, solver: str, nfe: int) -> None:
     x_T, condition = draw(denoiser, noises.stream, noises.seed, range(min(SHOWN, settings.count)))
     write_tensors(places.samples(cell, "states.safetensors"), {"states": states(denoiser, tableau, x_T, condition)})
     cost = {"nfe": tableau.nfe, "depth": tableau.depth, "network_calls": tableau.nfe * denoiser.network_calls}
-    write_json(places.samples(cell, "about.json"), cost | {"schedule": tableau.meta["schedule"]})
+    write_json(places.samples(cell, "about.json"), cost | {"schedule": tableau.meta.get("schedule", "of its own")})
     timing = {"seconds_per_sample": round(seconds / settings.count, 7), "device": str(denoiser.device)}
     write_json(places.timing(cell), timing)
     scratch.clear()

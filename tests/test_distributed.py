@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,14 +13,19 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
-from support import ranks_process
+from click.testing import CliRunner
+from support import ranks_process, waiting_process
+from support.parameters import changed, mistake
+from support.pipeline import ROOT
 
 from s4spipe.pipeline import stage
 from s4spipe.runtime import distributed
 from s4spipe.runtime.errors import UserError
 
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["s4spipe.learning.refinement", "s4spipe.evaluation.fid", "diffusers.models"])
+FORK.set_forkserver_preload(
+    ["support.waiting_process", "s4spipe.learning.refinement", "s4spipe.evaluation.fid", "diffusers.models"]
+)
 
 
 def together(work, world, folder):
@@ -120,6 +126,148 @@ def test_a_process_knows_when_the_stage_that_launched_it_has_died(monkeypatch):
         assert distributed.starter_is_gone() is died
     monkeypatch.delenv(distributed.MARK)
     assert not distributed.starter_is_gone()
+
+
+def test_on_windows_no_process_is_asked_for_with_a_signal(monkeypatch):
+    """There, os.kill ends the process whatever the signal."""
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a process was killed"))
+    monkeypatch.setenv(distributed.MARK, f"{socket.gethostname()}:{os.getpid()}")
+    monkeypatch.setattr(os, "name", "nt")
+    assert not distributed.starter_is_gone()
+
+
+def test_another_users_process_is_there(monkeypatch):
+    def refused(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refused)
+    for pid in (1, 10**30, "", "x"):
+        monkeypatch.setenv(distributed.MARK, f"{socket.gethostname()}:{pid}")
+        assert not distributed.starter_is_gone()
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [({"WORLD_SIZE": "abc"}, "WORLD_SIZE"), ({"WORLD_SIZE": "0"}, "WORLD_SIZE"), ({"WORLD_SIZE": "-1"}, "WORLD_SIZE"),
+     ({"WORLD_SIZE": ""}, "WORLD_SIZE"), ({"WORLD_SIZE": "2", "RANK": "1.5"}, "RANK"),
+     ({"SLURM_NTASKS": "2(x3)"}, "SLURM_NTASKS"), ({"SLURM_NTASKS": "2", "SLURM_PROCID": "x"}, "SLURM_PROCID"),
+     ({"WORLD_SIZE": "2", "RANK": "2"}, "rank 2 in a group of 2"), ({"RANK": "3"}, "rank 3 in a group of 1")],
+)  # fmt: skip
+def test_a_launchers_numbers_that_make_no_sense_are_told(variables, named, monkeypatch, tmp_path):
+    for key in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
+        monkeypatch.delenv(key, raising=False)
+    for key, value in (variables | {distributed.MARK: "host:1"}).items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    ran = CliRunner().invoke(stage.divided(lambda params: None), [])
+    assert ran.exit_code == 1
+    assert named in ran.output
+    assert len(ran.output.splitlines()) == 1
+
+
+LAUNCHERS = ["torchrun 'x", 'torchrun "', "torchrun \\", "", "  ", "'' -m", "a\nb", "a\0b"]
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_launcher_that_is_no_command_is_told(launcher):
+    assert mistake(changed(("run.launcher", launcher))).startswith("run.launcher: ")
+    with pytest.raises(UserError):
+        distributed.words(launcher)
+
+
+def test_a_launcher_is_one_string():
+    for launcher in ([], ["torchrun"], 5, {}):
+        assert "run.launcher: must be a string" in mistake(changed(("run.launcher", launcher)))
+
+
+class Waiting:
+    """Processes that join a group of two in `folder` and wait for one another."""
+
+    def __init__(self, folder):
+        self.folder, self.processes = folder, {}
+
+    def start(self, *ranks, how="", environment=None):
+        for rank in ranks:
+            arguments = (rank, 2, self.folder, environment or {}, how)
+            self.processes[rank] = FORK.Process(target=waiting_process.run, args=arguments, daemon=True)
+            self.processes[rank].start()
+
+    def until_joined(self):
+        while not all((self.folder / f"joined-{rank}").exists() for rank in self.processes):
+            assert all(process.is_alive() for process in self.processes.values())
+            time.sleep(0.05)
+
+    def kill(self, rank):
+        self.processes[rank].kill()
+        self.processes[rank].join(60)
+
+    def end(self, rank):
+        """How the process ended, and what it said, by lines."""
+        self.processes[rank].join(60)
+        return self.processes[rank].exitcode, (self.folder / f"said-{rank}").read_text().splitlines()
+
+    def met_at(self):
+        return {path.name for path in (self.folder / ".s4spipe/rendezvous").iterdir()}
+
+
+@pytest.fixture
+def waiting(tmp_path):
+    started = Waiting(tmp_path)
+    yield started
+    for rank in started.processes:
+        started.kill(rank)
+
+
+def test_a_process_that_never_comes_is_not_awaited_for_long_nor_in_silence(waiting):
+    waiting.start(0)
+    code, (*told, last) = waiting.end(0)
+    assert code == 1
+    assert len(told) >= 3
+    assert all(line.startswith("process 0 of 2 on ") and "waiting for the others to join" in line for line in told)
+    assert last.startswith("Error: process 0 of 2 on ")
+    assert "(no sign of process 1)" in last
+    assert len(last) < 410
+    assert waiting.met_at() == set()
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_the_death_of_a_process_ends_the_others(killed, waiting):
+    waiting.start(killed, how="idle")
+    waiting.start(1 - killed)
+    waiting.until_joined()
+    time.sleep(1)
+    killed_at = time.monotonic()
+    waiting.kill(killed)
+    code, (*told, last) = waiting.end(1 - killed)
+    assert time.monotonic() - killed_at < 10
+    assert code == 1
+    assert all("waiting for the others to hand in their results" in line for line in told)
+    assert last.startswith(f"Error: process {1 - killed} of 2 on ")
+    assert "finished work is saved: run it again" in last
+
+
+def test_one_that_takes_longer_than_joining_may_is_awaited_and_this_is_told(waiting):
+    waiting.start(0, 1, how="slow")
+    code, told = waiting.end(0)
+    assert code == 0
+    assert len(told) >= 3
+    assert all("waiting for the others to hand in their results, since " in line for line in told)
+    assert waiting.end(1) == (0, [])
+    assert waiting.met_at() == set()
+
+
+def test_a_requeued_job_does_not_meet_what_its_first_try_has_left(waiting):
+    slurm = {"SLURM_JOB_ID": "77", "SLURM_STEP_ID": "3"}
+    waiting.start(0, 1, how="idle", environment=slurm)
+    waiting.until_joined()
+    for rank in (0, 1):
+        waiting.kill(rank)
+    (left,) = waiting.met_at()
+    assert left.startswith("77-3-0-")
+    waiting.start(0, 1, environment=slurm | {"SLURM_RESTART_COUNT": "1"})
+    assert [waiting.end(rank) for rank in (0, 1)] == [(0, []), (0, [])]
+    assert waiting.met_at() == {left}
 
 
 def test_a_launcher_that_is_not_there_is_told():

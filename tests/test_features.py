@@ -7,6 +7,7 @@ from PIL import Image
 from support import standins
 
 from s4spipe.evaluation import fid
+from s4spipe.evaluation import real as real_images
 from s4spipe.features.base import frechet, loading
 from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.files import write_tensors
@@ -33,7 +34,7 @@ def test_inceptions_features_are_clean_fids(mode, images, tmp_path):
     net = loading.load("inception", str(tmp_path / "inception-2015-12-05.pt"), CPU, mode)
     np.testing.assert_allclose(fid.features(images, net, CPU, batch_size=5), expected, rtol=1e-4, atol=1e-4)
     assert np.abs(expected - expected[::-1]).max() > 1e-3
-    folder = fid.real(str(tmp_path), net, CPU)
+    folder = real_images.read(str(tmp_path), net, CPU)
     np.testing.assert_allclose(folder["mean"], expected.mean(0), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(folder["features"], expected, rtol=1e-4, atol=1e-4)
 
@@ -143,11 +144,11 @@ def test_real_images_as_an_array_as_statistics_and_as_our_own_file(images, tmp_p
     net = loading.load("inception", str(standins.inception(tmp_path / "i.pt", 4)), CPU)
     np.save(tmp_path / "images.npy", images)
     seen = fid.features(images, net, CPU)
-    real = fid.real(str(tmp_path / "images.npy"), net, CPU)
+    real = real_images.read(str(tmp_path / "images.npy"), net, CPU)
     np.testing.assert_allclose(real["mean"], seen.mean(0))
     np.testing.assert_allclose(real["covariance"], np.cov(seen, rowvar=False))
     np.savez(tmp_path / "known.npz", mu=seen.mean(0), sigma=np.cov(seen, rowvar=False))
-    known = fid.real(str(tmp_path / "known.npz"), net, CPU)
+    known = real_images.read(str(tmp_path / "known.npz"), net, CPU)
     assert set(known) == {"mean", "covariance"}
     np.testing.assert_allclose(known["covariance"], real["covariance"])
 
@@ -156,7 +157,7 @@ def test_real_images_as_an_array_as_statistics_and_as_our_own_file(images, tmp_p
     ("name", "make", "field"),
     [
         ("a", lambda path: path.mkdir(), "no images"),
-        ("b.npz", lambda path: np.savez(path, mu=np.zeros(3)), "mu and sigma"),
+        ("b.npz", lambda path: np.savez(path, mu=np.zeros(64)), "mu and sigma"),
         ("c.npz", lambda path: path.write_bytes(b"PK"), "statistics"),
         ("d.npz", lambda path: np.savez(path, mu=np.array([{}]), sigma=np.eye(1)), "statistics"),  # no pickles
         ("e.txt", lambda path: path.write_text(""), "a folder of images"),
@@ -166,8 +167,9 @@ def test_real_images_as_an_array_as_statistics_and_as_our_own_file(images, tmp_p
 )
 def test_what_are_no_real_images_is_told(name, make, field, tmp_path):
     make(tmp_path / name)
+    net = loading.load("digits", "models/features.safetensors", CPU)
     with pytest.raises(UserError, match=f"{name}: .*{field}"):
-        fid.real(str(tmp_path / name), None, CPU)
+        real_images.read(str(tmp_path / name), net, CPU)
 
 
 def test_the_digits_network_sees_digits_alone(images):
@@ -199,10 +201,10 @@ def test_what_fid_needs_of_real_images_is_what_its_distance_takes(images, tmp_pa
     """From memory and from our own file alike."""
     net = loading.load("inception", str(standins.inception(tmp_path / "i.pt", 4)), CPU)
     np.save(tmp_path / "images.npy", images)
-    real = fid.real(str(tmp_path / "images.npy"), net, CPU)
+    real = real_images.read(str(tmp_path / "images.npy"), net, CPU)
     write_tensors(tmp_path / "real.safetensors", real)
     again = fid.load_statistics(tmp_path / "real.safetensors", 4)
     own = fid.statistics(fid.features(images[:6], net, CPU))
     values = [frechet.distance(own, (some["mean"], some["covariance"])) for some in (real, again)]
     assert values[0] == values[1] > 0
-    assert set(fid.real(str(tmp_path / "real.safetensors"), net, CPU)) == {"mean", "covariance", "features"}
+    assert set(real_images.read(str(tmp_path / "real.safetensors"), net, CPU)) == {"mean", "covariance", "features"}

@@ -1,5 +1,6 @@
 """Files that are fetched: what is said, what is done, and what is told when it cannot be done."""
 
+import errno
 import http.server
 import json
 import os
@@ -144,6 +145,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_a_model_comes_from_a_hub_with_its_commit(project, tmp_path):
     """The stage and the hub's real client, against a hub on this machine."""
     Hub.folder = pipes.saved(pipes.unconditional()[0], tmp_path / "upload")
@@ -182,3 +184,18 @@ def test_a_model_comes_from_a_hub_with_its_commit(project, tmp_path):
     own = model | {"weights": "models/own", "revision": "main"}
     fetch.plan("models/own", edited(project, model=own)).run()  # a folder of the user's is left as it is
     assert not any((project / "models/own").iterdir())
+
+
+def test_a_model_for_which_there_is_no_room_is_told_and_no_half_of_its_folder_is_left(project, monkeypatch):
+    def link(source, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target)
+
+    (project / "hub").mkdir()
+    (project / "hub/model_index.json").touch()
+    monkeypatch.setattr("diffusers.DiffusionPipeline.download", lambda *_, **__: str(project / "hub"))
+    monkeypatch.setattr(fetch, "link", link)
+    model = {"kind": "diffusers", "weights": "models/tiny", "condition": "none", "source": "someone/tiny"}
+    plan = fetch.plan("models/tiny", edited(project, model=model, fetch=["models/tiny"]))
+    with pytest.raises(UserError, match=r"^models/tiny: could not be copied .*No space left on device.*; make room"):
+        plan.run()
+    assert not any((project / "models").iterdir())

@@ -59,7 +59,7 @@ def test_a_repetition_of_all_that_is_sampled_and_measured_leaves_git_clean(proje
 
 
 def test_temporary_files_of_a_stage_are_not_seen_by_git(project):
-    for name in ("models/.digits.safetensors.tmp.safetensors", f"{RUN}/report/.table.md.tmp.md"):
+    for name in ("models/.digits.safetensors.tmp-0123abcd.safetensors", f"{RUN}/report/.table.md.tmp-0123abcd.md"):
         (project / name).touch()
         assert name not in run(project, "git", "status", "--porcelain", "-uall")
         (project / name).unlink()

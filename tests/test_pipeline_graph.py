@@ -23,6 +23,7 @@ RIVALS = "benchmarks/rivals"
 # These decide no number, and a change in them should re-run nothing.
 STAGE = "s4spipe/pipeline/stage.py"
 PLUMBING = {
+    "s4spipe/runtime/checks.py",  # refuses what is wrong, and changes nothing
     "s4spipe/runtime/errors.py",  # the sentences for mistakes
     "s4spipe/runtime/files.py",  # reads and writes what it is given, whole or not at all
     "s4spipe/runtime/scratch.py",  # keeps what a stage has done; its entries go by a fingerprint of all code

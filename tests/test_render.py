@@ -1,6 +1,7 @@
 """params.yaml and its reference page are what the schema says, and what is written there is read back."""
 
 import copy
+import shlex
 
 import pytest
 from hypothesis import given
@@ -81,13 +82,11 @@ def test_any_value_is_one_line_that_reads_back(value):
     assert type(back) is type(value)
 
 
-launchers = st.text("ab :#'\"\n", min_size=1)
+launchers = st.lists(st.text("ab :#'\"", min_size=1), min_size=1).map(shlex.join)
 names = st.from_regex(r"[a-z][a-z0-9_]{0,40}", fullmatch=True)
 
 
-@given(
-    st.dictionaries(names, st.floats(0, 1), max_size=4), st.text("ab :#'\"\n", min_size=1), st.lists(names, unique=True)
-)
+@given(st.dictionaries(names, st.floats(0, 1), max_size=4), launchers, st.lists(names, unique=True))
 def test_any_parameters_read_back(learners, launcher, files):
     """New learners and starts, whatever their number and length, and text with characters that mean something."""
     data = copy.deepcopy(DEFAULT)

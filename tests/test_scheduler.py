@@ -205,7 +205,7 @@ def test_what_it_cannot_do_is_told():
     ("solver", "schedule", "config", "field"),
     [
         ("ddim", VE(), {"x": 1}, "for ve noise"),
-        ("ddim_afs", SD, {}, "AFS"),
+        ("ddim_afs", SD, SCALED, "AFS"),
         ("ddim", SD, {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "for vp_discrete noise.* for flow"),
         ("ddim", FLOW, {"beta_schedule": "linear"}, "for flow noise.* for vp_discrete"),
         ("ddim", LINEAR, SCALED, "alphas_cumprod"),

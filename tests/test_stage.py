@@ -1,5 +1,7 @@
 """What every stage gets out of params.yaml: the device, the model, and a sentence for a mistake."""
 
+import importlib
+
 import click
 import pytest
 import torch
@@ -89,3 +91,36 @@ def test_a_stage_tells_a_mistake_in_a_line_and_ends_with_an_error(command, tmp_p
     for name, value in {"S4SPIPE_LAUNCHED_BY": "a test", "WORLD_SIZE": "4", "RANK": "3"}.items():
         monkeypatch.setenv(name, value)
     assert command("wrong").output == "Error (process 3): name: wrong\n"
+
+
+@pytest.mark.parametrize(
+    "words", ["real", "teacher_pairs", "learn solvers s4s 5", "sample solvers s4s 5", "evaluate s4s 5"]
+)
+def test_a_stage_waits_for_itself_with_the_same_arguments_alone(words, tmp_path, monkeypatch):
+    def alone(name, tell):
+        raise UserError(name)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stage, "_follow_parent", lambda: None)
+    monkeypatch.setattr(stage, "alone", alone)
+    (tmp_path / "params.yaml").write_text(render.params_yaml(changed()))
+    name, *arguments = words.split()
+    done = CliRunner().invoke(importlib.import_module(f"stages.{name}").main, arguments)
+    assert (done.exit_code, done.output) == (1, f"Error: {words.replace(' ', '-')}\n")
+
+
+def test_a_rank_of_a_launcher_does_not_wait_for_another(command, tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_text(render.params_yaml(changed()))
+    monkeypatch.setattr(stage, "alone", None)
+    for name, value in {"S4SPIPE_LAUNCHED_BY": "a test", "WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert command("this").exit_code == 0
+
+
+def test_a_stage_tells_what_the_system_refuses(command, tmp_path):
+    (tmp_path / "params.yaml").write_text(render.params_yaml(changed()))
+    (tmp_path / ".s4spipe").touch()
+    done = command("this")
+    assert done.exit_code == 1
+    assert done.output.startswith("Error: .s4spipe")
+    assert "move away the file that stands in the place of a folder" in done.output

@@ -11,15 +11,16 @@ from s4spipe.commands.export import export
 from s4spipe.commands.preset import preset
 from s4spipe.commands.sample import sample
 from s4spipe.commands.show import show
-from s4spipe.runtime.errors import UserError
+from s4spipe.runtime.errors import UserError, explained
 
 
 class Group(click.Group):
-    """Reports a user's mistake in one sentence."""
+    """Reports a user's mistake, and what the system refuses, in one sentence."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with explained():
+                return super().invoke(ctx)
         except UserError as error:
             click.echo(f"Error: {error}", err=True)
             sys.exit(1)

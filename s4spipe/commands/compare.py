@@ -39,9 +39,14 @@ def differences(a: Tableau, b: Tableau, width: int = 100) -> str:
     for key in one | other:
         if one.get(key) != other.get(key):
             lines += textwrap.wrap(
-                f"{key}: {one.get(key, '-')} / {other.get(key, '-')}", width, subsequent_indent="    "
+                f"{key}: {_shown(one.get(key, '-'))} / {_shown(other.get(key, '-'))}", width, subsequent_indent="    "
             )
-    return "\n".join(lines)
+    return terminal.safe("\n".join(lines))
+
+
+def _shown(value: object) -> str:
+    """A value as text that cannot steer a terminal."""
+    return str(value) if str(value).isprintable() else ascii(value)
 
 
 def _line(what: str, ours: object, theirs: object) -> str:

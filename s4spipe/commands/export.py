@@ -14,7 +14,7 @@ from s4spipe.pipeline import resolve
 from s4spipe.pipeline.layout import Cell
 from s4spipe.pipeline.schema import Params
 from s4spipe.report.run import Run
-from s4spipe.runtime.errors import UserError, unknown
+from s4spipe.runtime.errors import UserError, explained, unknown
 from s4spipe.sampling.tableau import Tableau
 
 
@@ -31,7 +31,7 @@ def export(solver: str, nfe: int, folder: Path) -> None:
 def write(run: Run, cell: Cell, folder: Path) -> list[Path]:
     """Export a solver of a run; returns the files written: all of them, or none.
 
-    Raises UserError if the folder exists already, or the run does not have that solver.
+    Raises UserError if the folder exists already or cannot be written, or the run does not have that solver.
     """
     if folder.exists():
         raise UserError(f"{folder}: exists already; remove it, or export to another folder")
@@ -43,16 +43,17 @@ def write(run: Run, cell: Cell, folder: Path) -> list[Path]:
     has_scheduler = isinstance(tableau.noise, VPDiscrete | Flow) and tableau.c_0.item() == 1
     text = card(run, cell, tableau, has_scheduler)
     temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
-        tableau.save(temporary / "solver.json")
-        if has_scheduler:
-            from s4spipe.scheduler import S4SScheduler  # takes seconds to import
+        with explained(folder):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            tableau.save(temporary / "solver.json")
+            if has_scheduler:
+                from s4spipe.scheduler import S4SScheduler  # takes seconds to import
 
-            S4SScheduler.from_tableau(tableau, _config(run.params)).save_pretrained(temporary)
-        (temporary / "README.md").write_text(text, encoding="utf-8")
-        os.replace(temporary, folder)
+                S4SScheduler.from_tableau(tableau, _config(run.params)).save_pretrained(temporary)
+            (temporary / "README.md").write_text(text, encoding="utf-8")
+            os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return sorted(folder.iterdir())

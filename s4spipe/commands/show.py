@@ -40,7 +40,7 @@ def describe(table: Tableau, width: int = 100) -> str:
     origin = {key: value for key, value in table.meta.items() if not _is_long(value)}
     if origin:
         lines += ["", terminal.to_yaml(origin, width)]
-    return "\n".join(lines)
+    return terminal.safe("\n".join(lines))
 
 
 def _is_long(value: object) -> bool:

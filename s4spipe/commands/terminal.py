@@ -12,8 +12,9 @@ from ruamel.yaml import YAML
 from torch import Tensor
 
 from s4spipe.pipeline import layout
+from s4spipe.report import measured
 from s4spipe.report.tables import COLUMNS
-from s4spipe.runtime.files import read_json
+from s4spipe.runtime.errors import printable
 from s4spipe.sampling.tableau import Tableau
 
 
@@ -29,14 +30,19 @@ def load(solver: Path) -> Tableau:
     path = places.evaluation(cell, "metrics.json")
     if not path.exists():
         return table
-    numbers = read_json(path)
-    measured = {key: numbers[key] for key in (*COLUMNS, "samples") if key in numbers}
-    return dataclasses.replace(table, meta=table.meta | {"measured": measured})
+    numbers = measured.metrics(path)
+    shown = {key: numbers[key] for key in (*COLUMNS, "samples") if key in numbers}
+    return dataclasses.replace(table, meta=table.meta | {"measured": shown})
 
 
 def width() -> int:
     """Characters in a line of the terminal."""
     return shutil.get_terminal_size().columns
+
+
+def safe(text: str) -> str:
+    """The lines of a text, without anything that a terminal would obey or could not show."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def wrapped(words: list[str], width: int) -> list[str]:

@@ -10,10 +10,9 @@ from cleanfid import fid as cleanfid
 from s4spipe.features.base.frechet import Statistics
 from s4spipe.runtime import distributed
 from s4spipe.runtime.errors import UserError
-from s4spipe.runtime.files import missing, read_array, read_tensors
+from s4spipe.runtime.files import read_tensors
 
 MOST = 10_000  # largest number of features for KID, precision and recall
-FILES = 500  # files of a folder per batch
 
 
 def features(images: np.ndarray, net: torch.nn.Module, device: torch.device, batch_size: int = 500) -> np.ndarray:
@@ -27,11 +26,16 @@ def features(images: np.ndarray, net: torch.nn.Module, device: torch.device, bat
         batch_features(torch.from_numpy(np.array(images[start : start + batch_size])), net, device)
         for start in distributed.progress(own, "features", unit="batch")
     ]
-    return _whole(chunks, own, batch_size, len(images))
+    return whole(chunks, own, batch_size, len(images))
 
 
-def batch_features(images: torch.Tensor, net: torch.nn.Module, device: torch.device) -> torch.Tensor:
-    """Features [n, d], float32, on the CPU, of one batch of images, extracted by clean-fid."""
+def batch_features(
+    images: torch.Tensor | list[torch.Tensor], net: torch.nn.Module, device: torch.device
+) -> torch.Tensor:
+    """Features [n, d], float32, on the CPU, of one batch of uint8 images [C, H, W], extracted by clean-fid.
+
+    Raises UserError if some are not finite.
+    """
     seen = cleanfid.get_model_features(
         lambda z: images,
         net,
@@ -42,66 +46,20 @@ def batch_features(images: torch.Tensor, net: torch.nn.Module, device: torch.dev
         verbose=False,
         custom_fn_resize=net.resize,
     )
-    return torch.from_numpy(seen).float()
+    found = torch.from_numpy(seen).float()
+    broken = int((~found.isfinite()).any(1).sum())
+    if broken:
+        raise UserError(f"fid.features: the network's features of {broken} of {len(images)} images are not finite; get "
+                        "its file again, or try run.device: cpu")  # fmt: skip
+    return found
 
 
-def _whole(chunks: list[torch.Tensor], starts: range, size: int, count: int) -> np.ndarray:
+def whole(chunks: list[torch.Tensor], starts: range, size: int, count: int) -> np.ndarray:
     """The features of all processes, from the chunks of each."""
     places = [torch.arange(start, min(start + size, count)) for start in starts]
     width = int(distributed.all_reduce(torch.tensor(chunks[0].shape[1] if distributed.is_main() else 0)))
     rows = torch.cat([torch.empty(0, width), *chunks])
     return distributed.gather(rows, torch.cat([torch.arange(0), *places]), count).numpy().astype(np.float64)
-
-
-def real(path: str, net: torch.nn.Module, device: torch.device) -> dict[str, torch.Tensor]:
-    """The statistics of real images: `mean`, `covariance` and, if known, `features` of up to 10,000 of them.
-
-    Args:
-        path: a folder of images; an .npy file of uint8 [n, C, H, W]; an .npz file of the statistics "mu" and "sigma",
-            as FID implementations share them; or a .safetensors file with a result of this function.
-        net: a network of `s4spipe.features`.
-        device: where the network runs.
-
-    Raises UserError for anything else.
-    """
-    file = Path(path)
-    if not file.exists():
-        raise missing(path)
-    if file.suffix == ".safetensors":
-        return read_tensors(path)[0]
-    if file.suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as data:
-                return {"mean": torch.tensor(data["mu"]), "covariance": torch.tensor(data["sigma"])}
-        except (ValueError, KeyError, OSError) as error:
-            raise UserError(f"{path}: not feature statistics, arrays mu and sigma ({error})") from None
-    if file.is_dir():
-        seen = _of_folder(file, net, device)
-    elif file.suffix == ".npy":
-        seen = features(read_array(path), net, device)
-    else:
-        raise UserError(f"{path}: must be a folder of images, an .npy array of them, or statistics as .npz")
-    mean, covariance = statistics(seen)
-    kept = np.random.default_rng(0).permutation(len(seen))[:MOST]
-    return {"mean": mean, "covariance": covariance, "features": torch.tensor(seen[np.sort(kept)], dtype=torch.float32)}
-
-
-def _of_folder(folder: Path, net: torch.nn.Module, device: torch.device) -> np.ndarray:
-    if not any(next(folder.rglob(f"*.{kind}"), None) for kind in cleanfid.EXTENSIONS):
-        raise UserError(
-            f"{folder}: holds no images ({', '.join(sorted(k for k in cleanfid.EXTENSIONS if k.islower()))})"
-        )
-    files = sorted(str(path) for path in folder.rglob("*") if path.suffix[1:] in cleanfid.EXTENSIONS)
-    starts = range(0, len(files), FILES)
-    own = distributed.shard(starts)
-    chunks = []
-    for start in distributed.progress(own, "features", unit="batch"):
-        some = files[start : start + FILES]
-        seen = cleanfid.get_files_features(
-            some, net, num_workers=0, device=device, custom_fn_resize=net.resize, verbose=False
-        )
-        chunks.append(torch.from_numpy(seen).float())
-    return _whole(chunks, own, FILES, len(files))
 
 
 def statistics(features: np.ndarray) -> Statistics:
@@ -123,12 +81,32 @@ def load_statistics(path: str | Path, dimension: int | None = None) -> dict[str,
     Raises UserError for another file, or if the statistics do not have `dimension` features.
     """
     tensors, _ = read_tensors(path)
+    return checked(tensors, path, dimension)
+
+
+def checked(
+    tensors: dict[str, torch.Tensor], where: str | Path, dimension: int | None = None
+) -> dict[str, torch.Tensor]:
+    """Statistics as the Fréchet distance takes them: `mean` [d], `covariance` [d, d], float64, and maybe `features`.
+
+    Raises UserError, naming `where` they are from, for other shapes or types, and for numbers that are not finite.
+    """
     if not {"mean", "covariance"} <= set(tensors):
-        raise UserError(f"{path}: not feature statistics; make it again with `dvc repro`")
-    if dimension not in (None, len(tensors["mean"])):
-        raise UserError(f"{path}: statistics of {len(tensors['mean'])} features, where fid.network gives {dimension}: "
+        raise UserError(f"{where}: not feature statistics; make it again with `dvc repro`")
+    d = tensors["mean"].numel()
+    if dimension not in (None, d):
+        raise UserError(f"{where}: statistics of {d} features, where fid.network gives {dimension}: "
                         "they come from another network")  # fmt: skip
-    return tensors
+    for name, shape in {"mean": (d,), "covariance": (d, d), "features": (-1, d)}.items():
+        value = tensors.get(name)
+        if value is None:
+            continue
+        fits = value.ndim == len(shape) and all(n in (-1, m) for n, m in zip(shape, value.shape, strict=True))
+        if not fits or value.dtype not in (torch.float32, torch.float64) or not value.numel():
+            raise UserError(f"{where}: {name} must be floats {list(shape)}, got {value.dtype} {list(value.shape)}")
+        if not value.isfinite().all():
+            raise UserError(f"{where}: {name} holds numbers that are not finite; make the statistics again")
+    return tensors | {name: tensors[name].double() for name in ("mean", "covariance")}
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:

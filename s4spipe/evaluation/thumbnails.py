@@ -42,10 +42,10 @@ def write(path: str | Path, images: np.ndarray) -> None:
 def read(path: str | Path, length: int) -> np.ndarray:
     """Read a PNG that holds a row of `length` images, as uint8 [length, C, H, W]. Raises UserError for any other."""
     try:
-        row = np.asarray(Image.open(path))
+        row = np.asarray(Image.open(path, formats=["PNG"]))
     except FileNotFoundError:
         raise missing(path) from None
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: not a complete PNG ({error}); make it again with `dvc repro`") from None
     row = row if row.ndim == 3 else row[..., None]
     if row.shape[1] % length:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from s4spipe.sampling.loop import precision, sample
+from s4spipe.noise import precision
+from s4spipe.sampling.loop import sample
 from s4spipe.sampling.tableau import Tableau
 
 
@@ -38,7 +39,7 @@ class Path:
 def run(denoiser: Callable, table: Tableau, x_T: Tensor, condition: Tensor | None) -> Path:
     """Make samples, and keep the predictions."""
     x_T = x_T.to(precision(x_T.device))
-    recording = sample(denoiser, table, x_T, condition, record=True)
+    recording = sample(denoiser, table, x_T, condition, record=True, check=False)
     return Path(x_T, [d.float() for d in recording.predictions], recording.x_0)
 
 

@@ -46,14 +46,16 @@ class Pairs:
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device, count: int | None = None) -> "Pairs":
-        """Read the first `count` pairs of a file. Raises UserError if it is broken or has fewer."""
-        tensors, _ = read_tensors(path)
+        """Read the first `count` pairs of a file. Raises UserError if it is broken, has fewer, or holds NaN."""
+        tensors, _ = read_tensors(path, "x_T", "x_0")
         count = len(tensors["x_T"]) if count is None else count
         if len(tensors["x_T"]) < count:
             raise UserError(
                 f"{path}: holds {len(tensors['x_T'])} pairs, {count} were asked for: raise teacher.train or "
                 "teacher.validation in params.yaml, or ask for fewer pairs"
             )
+        if not all(tensors[key][:count].isfinite().all() for key in ("x_T", "x_0")):
+            raise UserError(f"{path}: holds numbers that are not finite; make it again with `dvc repro`")
         x_T, x_0 = (tensors[key][:count].to(device) for key in ("x_T", "x_0"))
         return cls(x_T, x_0, tensors["condition"][:count].to(device) if "condition" in tensors else None)
 

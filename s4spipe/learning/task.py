@@ -1,12 +1,15 @@
 """The input of every optimiser of solvers."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from s4spipe.learning.families import Family
 from s4spipe.learning.pairs import Pairs, batches
+from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.scratch import Scratch
 
 COEFFICIENTS, TIMES = "coefficients", "times"
@@ -44,3 +47,12 @@ def kind(parameter: str) -> str:
 def in_micro_batches(index: Tensor, x: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows of an index [n] and of x [n, ...], `size` at a time; nothing where n is 0."""
     yield from zip(batches(index, size), batches(x, size), strict=True)
+
+
+def check_history(history: Sequence[Mapping[str, Any]], description: str) -> None:
+    """Raises UserError if the validation loss was never finite: nothing was learned then."""
+    if not any(math.isfinite(row["validation"]) for row in history):
+        raise UserError(
+            f"{description}: the validation loss was never finite, so nothing was learned; the samples of the start "
+            "diverge: choose another solver, schedule or NFE to start from"
+        )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
 
+import click
 import torch
 from cleanfid.downloads_helper import inception_url
 
@@ -46,8 +47,11 @@ class Plan:
 def plan(path: str, params: Params) -> Plan:
     """How to get the file or folder at `path`.
 
-    Raises UserError for a file that does not exist, is not the model's, and has an unknown name.
+    Raises UserError for a file that does not exist, is not the model's, and has an unknown name, and for a place
+    outside the project's folder.
     """
+    if "://" in path or os.path.isabs(path) or os.path.normpath(path).split(os.sep)[0] in ("..", "."):
+        raise UserError(f"fetch: {path} is no place within the project's folder; name a file such as models/name.npz")
     model = params.model
     if path == model.weights and model.kind == "diffusers" and model.source:
         at = f" at {model.revision}" if model.revision else ""
@@ -62,9 +66,11 @@ def plan(path: str, params: Params) -> Plan:
 
 
 def address(path: str) -> str:
-    """The URL of a file, by its name. Raises UserError for an unknown name."""
+    """The URL of a file, by its name. Raises UserError for an unknown name, or a URL that is not of https."""
     if path.startswith("https://"):
         return path
+    if "://" in path:
+        raise UserError(f"model.source: {path} cannot be trusted to arrive unchanged; only https:// addresses are read")
     name = Path(path).name
     for pattern, url in SOURCES:
         if re.fullmatch(pattern, name):
@@ -118,12 +124,19 @@ def from_hub(path: str, params: Params) -> None:
                         "yourself and run again") from None  # fmt: skip
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(snapshot, temporary, copy_function=link)
-    write_json(temporary / ORIGIN, {"source": model.source, "commit": snapshot.name, "asked": model.revision})
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    try:
+        shutil.copytree(snapshot, temporary, copy_function=link)
+        write_json(temporary / ORIGIN, {"source": model.source, "commit": snapshot.name, "asked": model.revision})
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    except shutil.Error as error:  # of each file that could not be copied
+        reason = error.args[0][0][2]
+        raise UserError(f"{path}: could not be copied from {snapshot} ({reason}); make room there, or give yourself "
+                        "the right to write, and run again") from None  # fmt: skip
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     if model.revision != snapshot.name:
-        print(f"{path}: commit {snapshot.name}; to stay with it, make it model.revision in params.yaml")
+        click.echo(f"{path}: commit {snapshot.name}; to stay with it, make it model.revision in params.yaml")
 
 
 def link(source: str, target: str) -> None:

@@ -1,6 +1,5 @@
 """params.yaml as checked data: every key there and known, every value of the right type and within its range."""
 
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -14,25 +13,40 @@ from s4spipe.pipeline import layout, resolve
 from s4spipe.pipeline.layout import NONE
 from s4spipe.pipeline.render import flow
 from s4spipe.pipeline.schema import Block, Learner, Params
-from s4spipe.runtime.errors import UserError, unknown
+from s4spipe.runtime.errors import UserError, shown, unknown
 from s4spipe.solvers import timesteps
 from s4spipe.solvers.timesteps import SEARCHED, Schedule
+
+LARGEST = 100_000  # values in a parameter file
 
 
 def load(path: str | Path = layout.PARAMS) -> Params:
     """Read and check a parameter file. Raises UserError, naming the file and the key, for the first mistake in it."""
     try:
         data = YAML(typ="safe").load(Path(path))  # the parser that DVC uses
+        size = _size(data, {})
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from the project's root") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (YAMLError, ValueError, RecursionError) as error:  # a date such as 2001-13-01 is a ValueError
         raise UserError(f"{path}: not valid YAML ({_reason(error)})") from None
+    if size > LARGEST:
+        raise UserError(f"{path}: its anchors and aliases make more than {LARGEST:,} values; write out what is meant")
     try:
         return parse(data, Path(path).parent)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _size(data: Any, known: dict[int, int]) -> int:
+    """The number of values that aliases stand for if they are written out; one that holds itself counts once."""
+    if not isinstance(data, list | dict):
+        return 1
+    if id(data) not in known:
+        known[id(data)] = 1
+        known[id(data)] += sum(_size(value, known) for value in (data.values() if isinstance(data, dict) else data))
+    return known[id(data)]
 
 
 def _reason(error: Exception) -> str:
@@ -81,7 +95,7 @@ def _check_model(params: Params, root: Path) -> None:
     model = params.model
     if (model.condition == "prompts") != (params.prompts != NONE):
         raise UserError(f"prompts: must name a file of prompts if model.condition is prompts, and {NONE} otherwise, "
-                        f"got {params.prompts}")  # fmt: skip
+                        f"got {shown(params.prompts)}")  # fmt: skip
     if model.condition == "prompts" and model.kind != "diffusers":
         raise UserError(f"model.condition: prompts are for text-to-image models of kind diffusers, not {model.kind}")
     if params.reference.source == "real" and params.fid.real == NONE:
@@ -94,7 +108,7 @@ def _check_lists(params: Params, root: Path) -> None:
     for key in ("nfe", "classical", "fetch", "searched", "learned", "refined"):
         values = getattr(params, key)
         if len(set(values)) < len(values):
-            raise UserError(f"{key}: every entry may appear only once, got {values}")
+            raise UserError(f"{key}: every entry may appear only once, got {shown(values)}")
     for name in params.refined:
         if name in params.learned:
             raise UserError(f"refined: {name} is in `learned` too; list it in only one of them")
@@ -236,7 +250,7 @@ def _key(error: ErrorDetails, data: Any) -> str:
     parts = []
     for part in error["loc"]:
         if part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int):
-            parts.append(part if isinstance(part, str) and part.isprintable() else repr(part))
+            parts.append(part if isinstance(part, str) and part.isprintable() and len(part) <= 80 else shown(part))
             data = data[part]
     return ".".join(parts)
 
@@ -252,7 +266,7 @@ def _shown(value: Any) -> str:
     for word, constant in {"null": None, "true": True, "false": False}.items():
         if value is constant:
             return word
-    return textwrap.shorten(repr(value), 80, placeholder=" ...")
+    return shown(value)
 
 
 def _inside(kind: Any, part: str | int) -> Any:

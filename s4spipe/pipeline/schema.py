@@ -1,5 +1,6 @@
 """The schema of params.yaml: the type, default and meaning of every key."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -9,7 +10,9 @@ from s4spipe.learning.distance import DISTANCES
 from s4spipe.learning.families import FAMILIES
 from s4spipe.models.base.loading import KINDS, PRECISIONS
 from s4spipe.pipeline.layout import DIGITS_IMAGES, DIGITS_WEIGHTS, FEATURES_WEIGHTS, NONE
-from s4spipe.runtime.errors import UserError, unknown
+from s4spipe.runtime import distributed
+from s4spipe.runtime.checks import MOST_NFE, check_plain
+from s4spipe.runtime.errors import UserError, shown, unknown
 from s4spipe.solvers import registry, timesteps
 from s4spipe.solvers.timesteps import SEARCHED
 
@@ -36,18 +39,42 @@ def _schedule(value: Any) -> Any:
 
 
 def _name(value: str) -> str:
-    if not value or not all(c.islower() or c.isdigit() or c == "_" for c in value) or not value.isascii():
-        raise UserError(f"must be lower-case letters, digits and _, got {value!r}")
+    if not re.fullmatch("[a-z0-9_]{1,60}", value):
+        raise UserError(f"must be lower-case letters, digits and _, 60 at most, got {shown(value)}")
+    return value
+
+
+def _file(value: str) -> str:
+    if not value.strip() or not value.isprintable() or len(value) > 1000:
+        raise UserError(f"must be a path or a name, of printable characters, got {shown(value)}")
+    return value
+
+
+def _argument(value: str) -> str:
+    if not re.fullmatch(r"[\w./+@:=,%-]{1,1000}", value) or value.startswith("-"):  # DVC runs a shell with it
+        raise UserError(f"must be a path of letters, digits and ./+@:=,%_- without spaces, got {shown(value)}")
+    return value
+
+
+def _launcher(value: str) -> str:
+    distributed.words(value)
+    return value
+
+
+def _plain(value: Any) -> Any:
+    check_plain("must be plain data", value)
     return value
 
 
 Solver = Annotated[str, BeforeValidator(_solver)]
 Schedule = Annotated[str | list[float], BeforeValidator(_schedule)]
 Name = Annotated[str, AfterValidator(_name)]
-Count = Annotated[int, Field(ge=1)]
-Pairs = Annotated[int, Field(ge=2)]
-Seed = Annotated[int, Field(ge=0)]
-Epochs = Annotated[int, Field(ge=0)]
+File = Annotated[str, AfterValidator(_file)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Nfe = Annotated[int, Field(ge=1, le=MOST_NFE)]
+Pairs = Annotated[int, Field(ge=2, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Epochs = Annotated[int, Field(ge=0, le=10**9)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -69,7 +96,9 @@ class Run(Block):
     batch_size: Count = key(500, "samples per batch, when sampling")
     micro_batch_size: Count = key(200, "pairs in memory at a time, when learning; a minibatch may be larger")
     compile: bool = key(False, "torch.compile the network (GPU only)")
-    launcher: str | None = key(None, "starts several processes per stage, as in: torchrun --nproc-per-node 8 -m")
+    launcher: Annotated[str, AfterValidator(_launcher)] | None = key(
+        None, "starts several processes per stage, as in: torchrun --nproc-per-node 8 -m"
+    )
 
 
 class Model(Block):
@@ -77,7 +106,7 @@ class Model(Block):
     kind: Annotated[str, _one_of("kind of model", KINDS)] = key(
         "digits", "digits, edm (EDM's checkpoints), diffusers (a pipeline's folder), callable (your own code)"
     )
-    weights: str = key(DIGITS_WEIGHTS, "a file or a folder")
+    weights: File = key(DIGITS_WEIGHTS, "a file or a folder")
     condition: Literal["labels", "prompts", "none"] = key(
         "labels", "labels: class-conditional; prompts: text-to-image; none: unconditional"
     )
@@ -85,11 +114,13 @@ class Model(Block):
     precision: Annotated[str, _one_of("precision", PRECISIONS)] = key(
         "float32", "precision of the network on a GPU: float32, float16, bfloat16"
     )
-    source: str | None = key(None, "origin of the weights: an id on a model hub, a file, or module:function")
-    revision: str | None = key(None, "commit of `source` on its hub")
+    source: File | None = key(None, "origin of the weights: an id on a model hub, a file, or module:function")
+    revision: File | None = key(None, "commit of `source` on its hub")
     size: Count | None = key(None, "side in pixels, for pipelines that make images of several sizes")
     shape: list[Count] | None = key(None, "shape of a sample, if the network does not tell it")
-    scheduler: dict[str, Any] | None = key(None, "keys of a diffusers scheduler's config, for kind callable")
+    scheduler: Annotated[dict[str, Any], BeforeValidator(_plain)] | None = key(
+        None, "keys of a diffusers scheduler's config, for kind callable"
+    )
 
 
 class TrainDigits(Block):
@@ -109,7 +140,7 @@ class TrainFeatures(Block):
 
 class Gits(Block):
     solver: Solver = key("ipndm_4")
-    grid: Pairs = key(60, "EDM steps per trajectory")
+    grid: Annotated[int, Field(ge=2, le=MOST_NFE)] = key(60, "EDM steps per trajectory")
     coefficient: Positive = key(1.05, "above 1, later errors count more; the paper uses 1.15")
     noises: Count = key(256)
     seed: Seed = key(0)
@@ -118,13 +149,13 @@ class Gits(Block):
 class Dmn(Block):
     schedule: Annotated[str, _one_of("schedule", timesteps.FORMULAS)] = key("logsnr", "where the search starts")
     order: Annotated[int, Field(ge=1, le=4)] = key(3)
-    up_to: Count = key(12, "largest number of steps")
+    up_to: Annotated[int, Field(ge=1, le=100)] = key(12, "largest number of steps")
 
 
 class Teacher(Block):
     solver: Solver = key("unipc_bh2")
     schedule: Schedule = key("logsnr")
-    nfe: Count = key(20)
+    nfe: Nfe = key(20)
     train: Count = key(600, "pairs to learn from")
     validation: Count = key(300, "pairs that choose the best parameters")
     seed: Seed = key(0)
@@ -132,7 +163,7 @@ class Teacher(Block):
 
 class Perceptual(Block):
     network: Annotated[str, _one_of("perceptual network", FOR_DISTANCE)] = key("digits", "digits, lpips")
-    weights: str = key(FEATURES_WEIGHTS["perceptual"], "must not be the network that FID uses")
+    weights: File = key(FEATURES_WEIGHTS["perceptual"], "must not be the network that FID uses")
 
 
 class Start(Block):
@@ -189,7 +220,7 @@ class Reference(Block):
     source: Literal["model", "real"] = key("model", "model, real")
     solver: Solver = key("unipc_bh2")
     schedule: Schedule = key("vp_quadratic")
-    nfe: Count = key(50)
+    nfe: Nfe = key(50)
     count: Count = key(20000)
     seed: Seed = key(0)
 
@@ -200,11 +231,11 @@ class Fid(Block):
     mode: Annotated[str, _one_of("mode of FID", MODES)] = key(
         "clean", "how images are resized for Inception: clean, legacy_tensorflow"
     )
-    features: str = key(FEATURES_WEIGHTS["features"], "the network's file")
-    real: str = key(
+    features: File = key(FEATURES_WEIGHTS["features"], "the network's file")
+    real: File = key(
         DIGITS_IMAGES, f"real images: a folder, an .npy array of uint8, or statistics as .npz; {NONE}: none"
     )
-    clip: str | None = key(None, "folder or id of a CLIP model, for the CLIP score of a text-to-image model")
+    clip: File | None = key(None, "folder or id of a CLIP model, for the CLIP score of a text-to-image model")
 
 
 class Report(Block):
@@ -248,7 +279,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
 class Params(Block):
     """All of params.yaml."""
 
-    nfe: Annotated[list[Count], Field(min_length=1)] = key(
+    nfe: Annotated[list[Nfe], Field(min_length=1)] = key(
         [5], "Network evaluations per sample. Solvers are learned and compared at each of these."
     )
     classical: Annotated[list[Solver], Field(min_length=1)] = key(
@@ -268,8 +299,10 @@ class Params(Block):
         Model(), "The pre-trained model. docs/guide/models.md has an example of every kind; `s4spipe preset` switches "
         "to a published one.",
     )  # fmt: skip
-    fetch: list[str] = key([], "Files and folders to download or convert first. What is there already is left alone.")
-    prompts: str = key(NONE, f"A file with one prompt per line, for a text-to-image model; {NONE}: none.")
+    fetch: list[Annotated[str, AfterValidator(_argument)]] = key(
+        [], "Files and folders to download or convert first. What is there already is left alone."
+    )
+    prompts: File = key(NONE, f"A file with one prompt per line, for a text-to-image model; {NONE}: none.")
     train_digits: TrainDigits = key(TrainDigits(), "Training of the embedded model.")
     train_features: TrainFeatures = key(TrainFeatures(), "Training of the network for the embedded model's FID.")
     train_perceptual: TrainFeatures = key(TrainFeatures(seed=1), "Training of another network, for `perceptual` below.")

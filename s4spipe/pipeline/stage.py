@@ -5,7 +5,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
+from inspect import unwrap
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +20,8 @@ from s4spipe.pipeline import params as parameters
 from s4spipe.pipeline.layout import Layout
 from s4spipe.pipeline.schema import Params
 from s4spipe.runtime import distributed
-from s4spipe.runtime.errors import UserError, needs
+from s4spipe.runtime.errors import UserError, explained, needs
+from s4spipe.runtime.scratch import alone
 
 with needs("pipeline", "the pipeline"):
     import click
@@ -29,10 +33,15 @@ def command(stage: Callable) -> click.Command:
     @wraps(stage)
     def run(**arguments: Any) -> None:
         _follow_parent()
+        who = "Error"
         try:
-            stage(parameters.load(), **arguments)
+            if not distributed.is_main():
+                who = f"Error (process {distributed.rank()})"
+            with explained():
+                params = parameters.load()
+                with _alone(stage, arguments):
+                    stage(params, **arguments)
         except UserError as error:
-            who = "Error" if distributed.is_main() else f"Error (process {distributed.rank()})"
             click.echo(f"{who}: {error}", err=True)
             sys.exit(1)
 
@@ -49,9 +58,11 @@ def divided(stage: Callable) -> click.Command:
             assert module is not None  # as a stage is run by `python -m`
             distributed.launch(params.run.launcher, module.name, sys.argv[1:])
             return
-        distributed.init()
-        stage(params, **arguments)
-        distributed.destroy()
+        try:
+            distributed.init()
+            stage(params, **arguments)
+        finally:
+            distributed.destroy()
 
     return command(run)
 
@@ -86,7 +97,7 @@ def device(params: Params) -> torch.device:
     try:
         chosen = torch.device(name)
         torch.zeros(1, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError):
         raise UserError(
             f"run.device: {name!r} is not available on this machine (CUDA devices seen: {torch.cuda.device_count()}); "
             "use auto or cpu in params.yaml"
@@ -94,13 +105,29 @@ def device(params: Params) -> torch.device:
     return chosen
 
 
+def _alone(stage: Callable, arguments: dict[str, Any]) -> AbstractContextManager[None]:
+    """The same stage with the same arguments waits until this process has left the block.
+
+    The processes of a launcher do not wait, since they work together: the stage that launches them does.
+    """
+    if distributed.launched():
+        return nullcontext()
+
+    def tell(pid: str) -> None:
+        click.echo(f"waits for process {pid or '(unknown)'}, which runs the same stage in this folder", err=True)
+
+    return alone("-".join([Path(unwrap(stage).__code__.co_filename).stem, *map(str, arguments.values())]), tell)
+
+
 def _follow_parent() -> None:
     """End this process when its parent is gone: a killed `dvc repro` must not leave a GPU busy."""
     parent = os.getppid()
+    if parent == 1 and "DVC_STAGE" in os.environ and os.getpgrp() != 1:  # it died while this process was starting
+        os._exit(1)
 
     def watch() -> None:
         while os.getppid() == parent and not distributed.starter_is_gone():
-            time.sleep(1)
+            time.sleep(0.2)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

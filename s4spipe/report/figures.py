@@ -14,7 +14,7 @@ from torch import Tensor
 
 from s4spipe.evaluation.thumbnails import tile
 from s4spipe.report.tables import Metrics, by_solver, gap_closed, teacher
-from s4spipe.runtime.errors import needs
+from s4spipe.runtime.errors import UserError, needs
 from s4spipe.runtime.files import atomic
 from s4spipe.sampling.tableau import Tableau
 
@@ -71,6 +71,12 @@ def colours(learned: Iterable[str]) -> dict[str, str]:
     return dict(zip(learned, itertools.cycle(COLOURS), strict=False))
 
 
+def plain(name: str, most: int = 60) -> str:
+    """A name from a file or the command line as matplotlib shows it letter by letter: no formula, no endless line."""
+    shown = name if len(name) <= most else f"{name[: most - 3]}..."
+    return "".join(c if c.isprintable() else "?" for c in shown).replace("$", r"\$")
+
+
 def _styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
     @wraps(draw)
     def styled(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
@@ -94,9 +100,9 @@ def fid_against_nfe(metrics: Metrics, learned: Sequence[str]) -> Figure:
         if solver == target.solver:
             axes.axhline(fid[0], color=INK, linestyle="--", linewidth=1, label=f"teacher ({target.nfe} NFE)")
         elif solver in colour:
-            axes.plot(nfe, fid, "o-", color=colour[solver], linewidth=2.5, label=solver, zorder=3)
+            axes.plot(nfe, fid, "o-", color=colour[solver], linewidth=2.5, label=plain(solver), zorder=3)
         else:
-            axes.plot(nfe, fid, marker=next(marks), color=GREY, linewidth=1, markersize=5, label=solver)
+            axes.plot(nfe, fid, marker=next(marks), color=GREY, linewidth=1, markersize=5, label=plain(solver))
     _log_axis(axes)
     _nfe_axis(axes, metrics)
     axes.set_ylabel("FID")
@@ -163,7 +169,7 @@ def schedules(tables: dict[str, Tableau], learned: Sequence[str]) -> Figure:
         shown = table.t_c[~(table.t_c[:, None] - table.t).abs().lt(1e-6 * table.t_c[:, None]).any(1)]
         axes.plot(_noise_level(table, shown), [row] * len(shown), "o", color=colour, markersize=10, fillstyle="none")
     axes.set(xscale="log", xlabel="noise level (sigma/alpha)", ylim=(len(tables) - 0.5, -0.5))
-    axes.set_yticks(range(len(tables)), list(tables))
+    axes.set_yticks(range(len(tables)), [plain(name) for name in tables])
     axes.invert_xaxis()
     axes.tick_params(axis="y", length=0)
     return figure
@@ -177,6 +183,11 @@ def _noise_level(table: Tableau, t: Tensor) -> np.ndarray:
 def trajectories(paths: dict[str, list[list[list[float]]]], learned: Sequence[str]) -> Figure:
     """Trajectories [n][S][2] of a few samples of each solver, in the plane of the teacher's, whose end has a ring."""
     count = len(paths["teacher"])
+    for solver, path in paths.items():
+        if len(path) != count:
+            raise UserError(
+                f"{solver}: {len(path)} trajectories were kept, but {count} of the teacher's; run `dvc repro`"
+            )
     columns = min(2, count)
     rows = -(-count // columns)
     figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, 2.3 * rows + 0.5), squeeze=False)
@@ -198,13 +209,15 @@ def trajectories(paths: dict[str, list[list[list[float]]]], learned: Sequence[st
 @_styled
 def sample_sheet(rows: list[tuple[str, np.ndarray]], title: str) -> Figure:
     """Images, uint8 [n, C, H, W] in each labelled row, enlarged without smoothing. A column is one noise."""
+    if len({row.shape for _, row in rows}) > 1:
+        raise UserError("the rows of samples differ in their numbers or sizes; make them again with `dvc repro`")
     images = np.stack([row for _, row in rows])
     count, columns, _, height, width = images.shape
     gap = max(1, width // 8)
     pixels = tile(images, gap)
     figure, axes = plt.subplots(figsize=(1.6 + 0.62 * columns, 0.5 + 0.62 * count))
     axes.imshow(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, cmap="gray", interpolation="nearest")
-    axes.set_yticks([i * (height + gap) + height / 2 for i in range(count)], [name for name, _ in rows])
+    axes.set_yticks([i * (height + gap) + height / 2 for i in range(count)], [plain(name) for name, _ in rows])
     axes.set_xticks([])
     axes.set_title(title, fontsize=9)
     axes.tick_params(length=0)

@@ -140,7 +140,7 @@ def _row(run: Run, cell: Cell, columns: Sequence[str]) -> Row:
 
 def _change(cell: Cell, one: Run, other: Run) -> Row:
     fids = [run.cells[cell]["fid"] for run in (one, other) if cell in run.cells]
-    change = f"{100 * (fids[1] / fids[0] - 1):+.1f}" if len(fids) == 2 else ""
+    change = f"{100 * (fids[1] / fids[0] - 1):+.1f}" if len(fids) == 2 and fids[0] else ""
     shown = (f"{run.cells[cell]['fid']:.3f}" if cell in run.cells else "" for run in (one, other))
     return Row([cell.solver, cell.nfe, *shown, change], _kind(cell, one, other))
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from s4spipe.pipeline import layout
 from s4spipe.report import page
@@ -12,9 +13,9 @@ from s4spipe.runtime.errors import UserError, needs
 from s4spipe.runtime.files import write_text
 
 with needs("pipeline", "comparing revisions"):
-    from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
-    from dvc.scm import SCMError
+    from dvc.repo import Repo
+    from dvc.scm import NoSCM, SCMError, resolve_rev
 
 WORKSPACE = "workspace"
 
@@ -37,28 +38,38 @@ def at(revision: str) -> Iterator[Run]:
     if revision == WORKSPACE:
         yield Run.at(".")
         return
-    try:
-        tree = DVCFileSystem(rev=revision)
-        there = tree.ls("", detail=False)
-    except (DvcException, SCMError):
-        raise UserError(
-            f"{revision}: no such experiment, branch, tag or commit; `dvc exp list` and `git branch` name them"
-        ) from None
+    tree, here = _tree(revision)
     with TemporaryDirectory() as folder:
         root = Path(folder)
         try:
-            if layout.PARAMS in there:
-                tree.get(layout.PARAMS, str(root / layout.PARAMS))
-            _get(tree, Path(layout.INPUT_SCHEDULES), root)  # whose names params.yaml may mention
+            if tree.exists(f"{here}/{layout.PARAMS}"):
+                tree.get(f"{here}/{layout.PARAMS}", str(root / layout.PARAMS))
+            _get(tree, here, Path(layout.INPUT_SCHEDULES), root)  # whose names params.yaml may mention
             run = Run.at(root)
             for path in run.places.measured:
-                _get(tree, path.relative_to(root), root)
+                _get(tree, here, path.relative_to(root), root)
             yield run
         except UserError as error:
             raise UserError(str(error).replace(f"{folder}/", f"{revision}: ")) from None
 
 
-def _get(tree: DVCFileSystem, path: Path, root: Path) -> None:
+def _tree(revision: str) -> tuple[Any, str]:
+    """The files of a revision, and the project's place among them: it may lie in a subfolder of its git repository."""
+    try:
+        with Repo() as repo:
+            if isinstance(repo.scm, NoSCM):
+                raise UserError("the project is in no git repository, so it has no revisions to compare")
+            top, tree = repo.scm.root_dir, repo.scm.get_fs(resolve_rev(repo.scm, revision))
+    except (DvcException, SCMError):
+        raise UserError(
+            f"{revision}: no such experiment, branch, tag or commit; `dvc exp list` and `git branch` name them"
+        ) from None
+    here = Path.cwd().resolve().relative_to(Path(top).resolve())
+    return tree, "" if here == Path() else f"/{here.as_posix()}"
+
+
+def _get(tree: Any, here: str, path: Path, root: Path) -> None:
     """Copy a folder of a revision, if it exists, to its place in `root`."""
-    if tree.isdir(path.as_posix()):
-        tree.get(path.as_posix(), str(root / path), recursive=True)
+    there = f"{here}/{path.as_posix()}"
+    if tree.isdir(there):
+        tree.get(there, str(root / path), recursive=True)

@@ -12,8 +12,8 @@ from s4spipe.pipeline import layout, resolve
 from s4spipe.pipeline import params as parameters
 from s4spipe.pipeline.layout import Cell, Layout
 from s4spipe.pipeline.schema import Params
+from s4spipe.report import measured
 from s4spipe.report.tables import Metrics
-from s4spipe.runtime.files import read_json
 from s4spipe.sampling.tableau import Tableau
 
 
@@ -53,19 +53,24 @@ class Run:
     @cached_property
     def cells(self) -> Metrics:
         """The metrics of every cell. Raises UserError if a cell was not evaluated."""
-        return {cell: read_json(self.places.evaluation(cell, "metrics.json")) for cell in resolve.cells(self.params)}
+        return {
+            cell: measured.metrics(self.places.evaluation(cell, "metrics.json")) for cell in resolve.cells(self.params)
+        }
 
     def history(self, cell: Cell) -> list[dict[str, Any]]:
         """The losses of a learned solver, a row for each epoch."""
-        return read_json(self.places.learned("solvers", cell)[1])
+        return measured.history(self.places.learned("solvers", cell)[1])
 
     def tableau(self, cell: Cell) -> Tableau:
         learned = cell.solver in self.learned
-        return Tableau.load(self.places.learned("solvers", cell)[0] if learned else self.places.table(cell))
+        path = self.places.learned("solvers", cell)[0] if learned else self.places.table(cell)
+        table = Tableau.load(path)
+        measured.check_coefficients(path, table.meta)
+        return table
 
     def trajectories(self, cell: Cell) -> list[list[list[float]]]:
         """The states of a few samples, [n][nfe + 1][2], in the plane of the teacher's trajectory."""
-        return read_json(self.places.evaluation(cell, "trajectories.json"))
+        return measured.trajectories(self.places.evaluation(cell, "trajectories.json"))
 
     def images(self, cell: Cell) -> np.ndarray:
         """The first samples, uint8 [n, C, H, W], as many as a sheet shows."""

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -78,17 +79,22 @@ def of_fid(metrics: Metrics, learned: list[str]) -> dict[str, float]:
     shown = {}
     for cell, numbers in metrics.items():
         shown[str(cell)] = numbers["fid"]
-        if cell.solver in learned:
-            shown[f"gap {cell}"] = round(gap_closed(metrics, cell, learned), 4)
+        gap = gap_closed(metrics, cell, learned) if cell.solver in learned else math.nan
+        if not math.isnan(gap):
+            shown[f"gap {cell}"] = round(gap, 4)
     return shown
 
 
 def gap_closed(metrics: Metrics, cell: Cell, learned: list[str]) -> float:
-    """(best classical - solver) / (best classical - teacher), in FID at the cell's NFE; 1 is as good as the teacher."""
+    """(best classical - solver) / (best classical - teacher), in FID at the cell's NFE; 1 is as good as the teacher.
+
+    NaN if the best classical solver is just as good as the teacher: there is no gap then.
+    """
     target = teacher(metrics)
     classical = (other for other in metrics if other.nfe == cell.nfe and other.solver not in (target.solver, *learned))
     best = min(metrics[other]["fid"] for other in classical)
-    return (best - metrics[cell]["fid"]) / (best - metrics[target]["fid"])
+    gap = best - metrics[target]["fid"]
+    return (best - metrics[cell]["fid"]) / gap if gap else math.nan
 
 
 def teacher(metrics: Metrics) -> Cell:

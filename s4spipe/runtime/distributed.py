@@ -6,21 +6,31 @@ exchanged by gloo. With a single process, the world size is 1 and every function
 """
 
 import os
+import re
 import shlex
 import socket
 import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from s4spipe.runtime.errors import UserError, needs
+from s4spipe.runtime.errors import UserError, needs, shown
 from s4spipe.runtime.scratch import SCRATCH
 
 MARK = "S4SPIPE_LAUNCHED_BY"  # environment variable of launched processes: the host and process id of the stage
 RENDEZVOUS = SCRATCH / "rendezvous"
+JOINING = timedelta(minutes=10)  # the processes start at once; what is loaded before they meet takes a minute at most
+WORKING = timedelta(days=7)  # one may work so long while the others wait; that one has died, they notice at once
+SILENT, AGAIN = 60.0, 600.0  # seconds until a process says that it waits, and until it says so again
 
 
 def launched() -> bool:
@@ -34,7 +44,7 @@ def rank() -> int:
 
 def world_size() -> int:
     """The number of processes."""
-    return _told("WORLD_SIZE", "SLURM_NTASKS", 1)
+    return _told("WORLD_SIZE", "SLURM_NTASKS", 1, least=1)
 
 
 def local_rank() -> int:
@@ -42,8 +52,17 @@ def local_rank() -> int:
     return _told("LOCAL_RANK", "SLURM_LOCALID", 0)
 
 
-def _told(by_torchrun: str, by_slurm: str, alone: int) -> int:
-    return int(os.environ.get(by_torchrun, os.environ.get(by_slurm, alone))) if launched() else alone
+def _told(by_torchrun: str, by_slurm: str, alone: int, least: int = 0) -> int:
+    key = by_torchrun if by_torchrun in os.environ else by_slurm
+    if not launched() or key not in os.environ:
+        return alone
+    text = os.environ[key]
+    if not re.fullmatch("[0-9]{1,9}", text) or int(text) < least:
+        raise UserError(
+            f"the environment variable {key} must be a whole number of at least {least}, got {shown(text)}; the "
+            "launcher sets it, as torchrun and srun do"
+        )
+    return int(text)
 
 
 def is_main() -> bool:
@@ -51,31 +70,45 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def words(launcher: str) -> list[str]:
+    """A launcher's program and its arguments. Raises UserError if it names none, or has a quote that does not end."""
+    try:
+        command = shlex.split(launcher)
+    except ValueError as error:
+        raise UserError(f"has a quote or an escape that does not end ({error}), got {shown(launcher)}") from None
+    if not command or not command[0] or not launcher.isprintable():
+        raise UserError(f"must be a command on one line, such as torchrun --nproc-per-node 8 -m, got {shown(launcher)}")
+    return command
+
+
 def launch(launcher: str, module: str, arguments: list[str]) -> None:
     """Run a stage with a launcher such as `torchrun --nproc-per-node 8 -m`. Raises UserError if a process fails."""
-    command = [*shlex.split(launcher), module, *arguments]
+    program, *options = words(launcher)
+    command = [program, *options, module, *arguments]
     try:
         code = subprocess.run(
             command, env=os.environ | {MARK: f"{socket.gethostname()}:{os.getpid()}"}, check=False
         ).returncode
     except OSError as error:
-        raise UserError(f"run.launcher: {command[0]!r} cannot be started ({error.strerror})") from None
+        raise UserError(f"run.launcher: {shown(program)} cannot be started ({error.strerror})") from None
     if code:
         raise UserError(
-            f"{module}: a process that {command[0]} started has failed or was killed (exit status {code}), and the "
+            f"{module}: a process that {program} started has failed or was killed (exit status {code}), and the "
             "others ended with it; their progress is saved: run it again"
         )
 
 
 def starter_is_gone() -> bool:
-    """Whether the stage that launched this process has died; a launcher may not notice."""
+    """Whether the stage that launched this process has died; a launcher may not notice. False if that is unknown."""
     host, _, pid = os.environ.get(MARK, "").partition(":")
-    if host != socket.gethostname():
+    if host != socket.gethostname() or not pid.isdigit() or os.name != "posix":  # on Windows, os.kill would end it
         return False
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:
         return True
+    except (PermissionError, OverflowError):
+        return False
     return False
 
 
@@ -87,26 +120,80 @@ def progress(*args, **kwargs) -> Any:
 
 
 def init() -> None:
-    """Join the process group. To be called at the start of a stage."""
-    if world_size() == 1:
+    """Join the process group. To be called at the start of a stage.
+
+    Raises UserError if the launcher's numbers make no sense, or the others do not come within `JOINING`.
+    """
+    me, count = rank(), world_size()
+    if me >= count:
+        raise UserError(
+            f"the launcher started a process of rank {me} in a group of {count}: ranks are 0 to {count - 1}"
+        )
+    if count == 1:
         return
-    method = "env://"
-    if "MASTER_ADDR" not in os.environ:  # srun: a shared file, with a different name for every job step
+    method = "env://" if "MASTER_ADDR" in os.environ else f"file://{_rendezvous(make=True)}"
+    with _waiting("the others to join"):
+        store, _, _ = next(dist.rendezvous(method, me, count, timeout=JOINING))
+        store.set(f"joined/{me}", "")
+        try:
+            store.wait([f"joined/{other}" for other in range(count)], JOINING)
+        except RuntimeError:  # DistStoreError, or what a FileStore raises
+            absent = [other for other in range(count) if not store.check([f"joined/{other}"])]
+            raise RuntimeError(f"no sign of process {', '.join(map(str, absent))}") from None
+        # Only now, as the timeout is also how long one may work while the others wait.
+        dist.init_process_group("gloo", store=store, rank=me, world_size=count, timeout=WORKING)
+
+
+def _rendezvous(make: bool = False) -> Path:
+    """The file through which the processes of srun meet. Each job, step, requeued job and launch has its own name:
+    what a killed one has left is never met."""
+    if make:
         RENDEZVOUS.mkdir(parents=True, exist_ok=True)
-        name = "-".join(os.environ.get(key, "0") for key in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
-        method = f"file://{(RENDEZVOUS / name).resolve()}"
-    dist.init_process_group("gloo", init_method=method, rank=rank(), world_size=world_size(), timeout=timedelta(days=1))
+    names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT", MARK)
+    return (RENDEZVOUS / "-".join(re.sub("[^A-Za-z0-9.]", "_", os.environ.get(name, "0")) for name in names)).resolve()
 
 
 def destroy() -> None:
+    """Leave the process group, whether or not the stage has succeeded."""
     if dist.is_initialized():
         dist.destroy_process_group()
+    if is_main() and "MASTER_ADDR" not in os.environ:
+        _rendezvous().unlink(missing_ok=True)
+
+
+@contextmanager
+def _waiting(what: str) -> Iterator[None]:
+    """While the block waits for other processes, says so on stderr: after `SILENT` seconds, then every `AGAIN`.
+
+    Raises UserError, in place of what torch raises, if another process has died or does not come.
+    """
+    who, since, over = f"process {rank()} of {world_size()} on {socket.gethostname()}", time.time(), threading.Event()
+
+    def tell() -> None:
+        pause = SILENT
+        while not over.wait(pause):
+            clock = time.strftime("%H:%M:%S", time.localtime(since))
+            print(f"{who}: waiting for {what}, since {clock}", file=sys.stderr, flush=True)
+            pause = AGAIN
+
+    threading.Thread(target=tell, daemon=True).start()
+    try:
+        yield
+    except RuntimeError as error:  # all of torch's errors of this kind
+        reason = str(error).partition("\n")[0][:120]
+        raise UserError(
+            f"{who} waited {time.time() - since:.0f} s for {what} ({reason}): see above what became of them, and "
+            "whether all run and see the same folder and network; finished work is saved: run it again"
+        ) from None
+    finally:
+        over.set()
 
 
 def barrier() -> None:
     """Wait until every process has reached this point."""
     if world_size() > 1:
-        dist.barrier()
+        with _waiting("the others to finish their share"):
+            dist.barrier()
 
 
 def shard(items: Any) -> Any:
@@ -119,7 +206,8 @@ def all_reduce(tensor: Tensor) -> Tensor:
     if world_size() == 1:
         return tensor
     total = tensor.detach().cpu().clone()
-    dist.all_reduce(total)
+    with _waiting("the others to hand in their results"):
+        dist.all_reduce(total)
     return total.to(tensor.device)
 
 

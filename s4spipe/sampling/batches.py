@@ -49,7 +49,8 @@ def draw(denoiser: Denoiser, stream: str, seed: int, indices: range) -> tuple[Te
         noises.append(rng.standard_normal(denoiser.sample_shape))
         in_turn = denoiser.in_order and stream in ("sample", "reference")
         conditions.append(index % denoiser.num_classes if in_turn else rng.integers(max(denoiser.num_classes, 1)))
-    x_T = torch.tensor(np.stack(noises) * denoiser.noise_schedule.sigma_T, dtype=torch.float32, device=denoiser.device)
+    scaled = (np.stack(noises) * denoiser.noise_schedule.sigma_T).astype(np.float32)  # some devices have no float64
+    x_T = torch.tensor(scaled, device=denoiser.device)
     if not (denoiser.conditional and denoiser.num_classes):
         return x_T, None
     return x_T, torch.tensor(conditions, device=denoiser.device)

@@ -8,6 +8,8 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from s4spipe.noise import precision
+from s4spipe.runtime.errors import UserError, shown
 from s4spipe.sampling.tableau import Tableau
 
 
@@ -28,13 +30,25 @@ class Recording:
 
 @overload
 def sample(
-    denoiser: Callable, tableau: Tableau, x_T: Tensor, condition: Any = None, record: Literal[False] = False
+    denoiser: Callable,
+    tableau: Tableau,
+    x_T: Tensor,
+    condition: Any = None,
+    record: Literal[False] = False,
+    *,
+    check: bool = True,
 ) -> Tensor: ...
 
 
 @overload
 def sample(
-    denoiser: Callable, tableau: Tableau, x_T: Tensor, condition: Any = None, *, record: Literal[True]
+    denoiser: Callable,
+    tableau: Tableau,
+    x_T: Tensor,
+    condition: Any = None,
+    *,
+    record: Literal[True],
+    check: bool = True,
 ) -> Recording: ...
 
 
@@ -44,6 +58,8 @@ def sample(
     x_T: Tensor,
     condition: Any = None,
     record: bool = False,
+    *,
+    check: bool = True,
 ) -> Tensor | Recording:
     """Run a solver on a batch of noises: `tableau.nfe` evaluations in `tableau.depth` calls of the denoiser.
 
@@ -58,10 +74,16 @@ def sample(
         x_T: the noises [B, ...], of standard deviation sigma_T (not 1).
         condition: passed to the denoiser; a tensor has one row per sample.
         record: also return every state and prediction.
+        check: stop at the first prediction that is not finite. A learner does not: it tries solvers that may diverge.
 
     Returns:
         The samples [B, ...], in the dtype of `x_T`; with `record`, a Recording.
+
+    Raises:
+        UserError: for a denoiser that cannot be called, for what is no tableau or no batch of noises, and (with
+            `check`) for a prediction that is not finite.
     """
+    _check(denoiser, tableau, x_T)
     _warn_of_another_model(denoiser, tableau)
     start = x_T.to(precision(x_T.device))
     t_c = tableau.t_c.to(start)
@@ -76,14 +98,34 @@ def sample(
             t, rows = t_c[stage.start : stage.stop].repeat_interleave(len(start)), len(stage)
             repeated = condition.repeat(rows, *[1] * (condition.ndim - 1)) if torch.is_tensor(condition) else condition
             d.extend(denoiser(torch.cat(new), t, repeated).chunk(rows))
+        for i in stage if check else ():
+            check_finite(d[i], i, tableau)
     end = tableau.state(tableau.nfe, start, d)
     x_0 = end.to(x_T.dtype)
     return Recording(x_0, [*states, end], d) if record else x_0
 
 
-def precision(device: torch.device) -> torch.dtype:
-    """The dtype of a solver's states: float64, or float32 on a device without float64."""
-    return torch.float32 if device.type == "mps" else torch.float64
+def _check(denoiser: object, tableau: object, x_T: object) -> None:
+    if not callable(denoiser):
+        raise UserError(f"sample needs a denoiser that can be called, such as models.load gives, got {shown(denoiser)}")
+    if not isinstance(tableau, Tableau):
+        raise UserError(f"sample needs a Tableau, such as Tableau.load gives, got {shown(tableau)}")
+    if not (torch.is_tensor(x_T) and x_T.is_floating_point() and x_T.ndim):
+        raise UserError(f"sample needs noises as a tensor [B, ...] of floating-point numbers, got {shown(x_T)}")
+
+
+def check_finite(prediction: Tensor, i: int, tableau: Tableau) -> None:
+    """Raises UserError if evaluation i (from 0) gave anything but finite numbers for some of the samples [B, ...]."""
+    if prediction.is_meta:
+        return  # holds no numbers
+    bad = ~prediction.detach().isfinite().flatten(1).all(1)
+    if bad.any():
+        count = f"{int(bad.sum())} of {len(bad)} samples"
+        raise UserError(
+            f"the network's output is not finite (NaN or infinite) for {count}, in evaluation {i + 1} of {tableau.nfe} "
+            f"at time {float(tableau.t_c[i]):.6g} ({tableau.name}); try model.precision bfloat16 or float32, and check "
+            "the weights"
+        )
 
 
 def _warn_of_another_model(denoiser: Callable, tableau: Tableau) -> None:

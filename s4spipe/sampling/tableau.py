@@ -11,7 +11,8 @@ from torch import Tensor
 
 from s4spipe import noise
 from s4spipe.noise import NoiseSchedule
-from s4spipe.runtime.errors import UserError, unknown
+from s4spipe.runtime.checks import check_plain, is_number
+from s4spipe.runtime.errors import UserError, shown, unknown
 from s4spipe.runtime.files import read_json, write_text
 
 SCHEMA = 2  # schema 1 had no `steps` (they were nfe) and no c_0 (it was 1)
@@ -36,7 +37,7 @@ class Tableau:
         c: [N] weights of x_T.
         W: [N, N] weights of the evaluations, lower triangular.
         noise: the noise schedule that the times refer to.
-        name: the solver's name.
+        name: the solver's name, of 1 to 100 printable characters.
         meta: provenance; any JSON-ready data.
         c_0: [] weight of x_T in the first state; 1 unless a first step was made without the network (AFS).
 
@@ -54,11 +55,22 @@ class Tableau:
     c_0: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.float64))
 
     def __post_init__(self):
+        for key in ("t", "t_c", "c", "W", "c_0"):
+            if not torch.is_tensor(getattr(self, key)):
+                raise UserError(f"tableau entry {key} must be a tensor of float64, got {shown(getattr(self, key))}")
+        if not isinstance(self.noise, NoiseSchedule):
+            raise UserError(f"tableau entry noise must be a noise schedule, got {shown(self.noise)}")
+        if not isinstance(self.name, str) or not 0 < len(self.name) <= 100 or not self.name.isprintable():
+            raise UserError(f"tableau entry name must be 1 to 100 printable characters, got {shown(self.name)}")
+        if not isinstance(self.meta, dict):
+            raise UserError(f"tableau entry meta must be a mapping, got {shown(self.meta)}")
+        if self.c.ndim != 1:
+            raise UserError(f"tableau entry c must be a list of numbers, got {shown(self.c.tolist())}")
         n = self.nfe
         if n < 1:
             raise UserError("a tableau needs at least one evaluation, got an empty c")
         if self.t.ndim != 1 or len(self.t) < 2:
-            raise UserError(f"tableau entry t must be at least two times, got {self.t.tolist()}")
+            raise UserError(f"tableau entry t must be at least two times, got {shown(self.t.tolist())}")
         for key, shape in {"t": (len(self.t),), "t_c": (n,), "c_0": (), "c": (n,), "W": (n, n)}.items():
             value = getattr(self, key)
             if value.dtype != torch.float64 or tuple(value.shape) != shape:
@@ -67,11 +79,11 @@ class Tableau:
                     f"got {value.dtype} of shape {list(value.shape)}"
                 )
             if not value.isfinite().all():
-                raise UserError(f"tableau entry {key} must be finite, got {value.detach().tolist()}")
+                raise UserError(f"tableau entry {key} must be finite, got {shown(value.detach().tolist())}")
         if self.W.detach().triu(1).any():
             raise UserError("tableau entry W must be lower triangular: a state may use only evaluations made before it")
         if not (self.t.detach().diff() < 0).all():
-            raise UserError(f"tableau entry t must fall strictly, got {self.t.detach().tolist()}")
+            raise UserError(f"tableau entry t must fall strictly, got {shown(self.t.detach().tolist())}")
         low, high = self.noise.t_min, self.noise.T
         slack = 1e-9 * (high - low)
         for key in ("t", "t_c"):
@@ -79,7 +91,7 @@ class Tableau:
             if value.min() < low - slack or value.max() > high + slack:
                 raise UserError(
                     f"tableau entry {key} must stay within the noise schedule's times [{low:g}, {high:g}], "
-                    f"got {value.tolist()}"
+                    f"got {shown(value.tolist())}"
                 )
 
     @property
@@ -153,7 +165,14 @@ class Tableau:
         }
 
     def save(self, path: str | Path) -> None:
-        """Write the tableau as JSON, one line per row of numbers. Equal tableaux give equal bytes."""
+        """Write the tableau as JSON, one line per row of numbers. Equal tableaux give equal bytes.
+
+        Raises:
+            UserError: for a `meta` that JSON cannot hold.
+        """
+        check_plain("tableau entry meta", self.meta)
+        if not isinstance(path, str | Path) or Path(path).is_dir():
+            raise UserError(f"a solver is saved to a file, got {shown(path)}, which is none")
         data = self.to_dict()
         triangle, meta = data.pop("W"), json.dumps(data.pop("meta"), indent=2, sort_keys=True)
         lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in data.items()]
@@ -186,7 +205,7 @@ class Tableau:
         if data.get("schema") == 1:
             data = {"steps": data.get("nfe"), "c_0": 1.0} | data | {"schema": SCHEMA}
         if data.get("schema") != SCHEMA:
-            raise UserError(f"schema must be 1 or {SCHEMA}, got {data.get('schema')!r}: another s4spipe wrote it")
+            raise UserError(f"schema must be 1 or {SCHEMA}, got {shown(data.get('schema'))}: another s4spipe wrote it")
         for key in data:
             if key not in KEYS:
                 raise unknown("entry", key, KEYS)
@@ -195,13 +214,15 @@ class Tableau:
                 raise UserError(f"entry {key} is missing")
         for key, kind in {"name": str, "noise": dict, "meta": dict, "W": list}.items():
             if not isinstance(data[key], kind):
-                raise UserError(f"entry {key} must be of type {kind.__name__}, got {data[key]!r}")
+                raise UserError(f"entry {key} must be of type {kind.__name__}, got {shown(data[key])}")
+        if len(data["name"]) > 100 or not data["name"].isprintable():
+            raise UserError(f"entry name must be up to 100 printable letters, got {shown(data['name'])}")
         t, t_c, c = (_numbers(key, data[key]) for key in ("t", "t_c", "c"))
         c_0 = _numbers("c_0", [data["c_0"]])[0]
         if isinstance(data["nfe"], bool) or data["nfe"] != len(c):
-            raise UserError(f"nfe must be {len(c)}, the number of entries of c, got {data['nfe']!r}")
+            raise UserError(f"nfe must be {len(c)}, the number of entries of c, got {shown(data['nfe'])}")
         if isinstance(data["steps"], bool) or data["steps"] != len(t) - 1:
-            raise UserError(f"entry t must have {data['steps']!r} + 1 times, to go with `steps`, got {len(t)}")
+            raise UserError(f"entry t must have {shown(data['steps'])} + 1 times, to go with `steps`, got {len(t)}")
         if len(data["W"]) != len(c):
             raise UserError(f"entry W must have {len(c)} rows, one per evaluation, got {len(data['W'])}")
         W = torch.zeros(len(c), len(c), dtype=torch.float64)
@@ -210,6 +231,7 @@ class Tableau:
             if len(numbers) != i + 1:
                 raise UserError(f"entry W[{i}] must have {i + 1} numbers (lower triangular), got {len(numbers)}")
             W[i, : i + 1] = numbers
+        check_plain("entry meta", data["meta"])
         return cls(t, t_c, c, W, noise.from_description(data["noise"]), data["name"], data["meta"], c_0)
 
 
@@ -230,6 +252,6 @@ def load_all(path: str | Path) -> list[Tableau]:
 
 
 def _numbers(key: str, value: object) -> Tensor:
-    if not isinstance(value, list) or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
-        raise UserError(f"entry {key} must be a list of numbers, got {value!r}")
+    if not isinstance(value, list) or not all(map(is_number, value)):
+        raise UserError(f"entry {key} must be a list of numbers, got {shown(value)}")
     return torch.tensor(value, dtype=torch.float64)

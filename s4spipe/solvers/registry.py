@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from s4spipe.noise import NoiseSchedule
-from s4spipe.runtime.errors import UserError, unknown
+from s4spipe.runtime.checks import MOST_NFE, whole
+from s4spipe.runtime.errors import UserError, shown, unknown
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.solvers import classical, singlestep, timesteps
 from s4spipe.solvers.multistep import Multistep
@@ -117,9 +118,11 @@ def parse(name: str) -> tuple[Solver, int, bool]:
     Raises:
         UserError: for an unknown name, or an order that the solver does not have.
     """
+    if not isinstance(name, str):
+        raise UserError(f"a classical solver is given by its name, got {shown(name)}")
     plain = name.removesuffix("_afs")
     base, order = plain, None
-    if plain not in CLASSICAL and (match := re.fullmatch(r"(.+)_(\d+)", plain)):
+    if plain not in CLASSICAL and (match := re.fullmatch(r"(.+)_([1-9][0-9]{0,2})", plain)):
         base, order = match[1], int(match[2])
     if base not in CLASSICAL:
         raise unknown("classical solver", name, CLASSICAL)
@@ -145,9 +148,7 @@ def evals_per_step(name: str, nfe: int) -> list[int]:
         UserError: for an unknown name, or an NFE that the solver cannot have.
     """
     solver, _, afs = parse(name)
-    if nfe < 1:
-        raise UserError(f"nfe must be at least 1, got {nfe}")
-    return solver.plan(nfe + afs)
+    return solver.plan(whole("nfe", nfe, most=MOST_NFE) + afs)
 
 
 def coefficients(
@@ -164,6 +165,7 @@ def coefficients(
     Raises:
         UserError: for an unknown name, and for a solver of neither kind (heun, pndm, plms).
     """
+    t = _steps(noise, t)
     solver, order, _ = parse(name)
     if solver.kind == "algorithm":
         raise UserError(f"{name} is neither a multistep nor an exponential single-step method: use another one here")
@@ -184,9 +186,7 @@ def build(name: str, noise: NoiseSchedule, t: Tensor, meta: dict | None = None, 
         UserError: for an unknown name, for times that do not fall strictly within the range of the noise schedule, and
             for an NFE that does not go with S steps.
     """
-    t = torch.as_tensor(t, dtype=torch.float64)
-    if t.ndim != 1 or len(t) < 2 or not (t.diff() < 0).all():
-        raise UserError(f"steps must be at least two times, falling strictly, got {t.tolist()}")
+    t = _steps(noise, t)
     solver, _, afs = parse(name)
     spent = _most(solver, len(t) - 1) if nfe is None else evals_per_step(name, nfe)
     if len(spent) != len(t) - 1:
@@ -197,6 +197,18 @@ def build(name: str, noise: NoiseSchedule, t: Tensor, meta: dict | None = None, 
         net = Trace(noise, sum(spent), afs)
         return net.tableau(solver.make(net, t, spent), t, name, meta)
     return coefficients(name, noise, t, spent).tableau(noise, t, name, meta, afs=afs)
+
+
+def _steps(noise: object, t: Any) -> Tensor:
+    """The times t [S+1] of steps, float64. Raises UserError for anything else, and for what is no noise schedule."""
+    timesteps.check_noise(noise)
+    try:
+        t = torch.as_tensor(t, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise UserError(f"steps must be a list of times, got {shown(t)}") from None
+    if t.ndim != 1 or len(t) < 2 or not (t.diff() < 0).all():
+        raise UserError(f"steps must be at least two times, falling strictly, got {shown(t.tolist())}")
+    return t
 
 
 def _most(solver: Solver, steps: int) -> list[int]:

@@ -1,7 +1,6 @@
 """Schedules: the N + 1 times t_0 = T > t_1 > ... > t_N = t_min of a solver with N steps."""
 
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -10,10 +9,10 @@ import torch
 from torch import Tensor
 
 from s4spipe.noise import NoiseSchedule
-from s4spipe.runtime.errors import UserError, unknown
+from s4spipe.runtime.checks import MOST_NFE, is_number, whole
+from s4spipe.runtime.errors import UserError, shown, unknown
 
 SEARCHED = ("dmn", "gits")  # made by the stage `search`
-LARGEST = sys.float_info.max  # whole numbers of JSON and YAML may be larger, and are then no times
 Schedule = str | Sequence[float]
 
 
@@ -90,9 +89,11 @@ def build(schedule: Schedule, noise: NoiseSchedule, n: int, named: Mapping[str, 
         UserError: for n < 1, an unknown name, and times that are not n + 1 numbers falling strictly from T to t_min or
             above.
     """
-    if n < 1:
-        raise UserError(f"nfe must be at least 1, got {n}")
-    named = named or {}
+    check_noise(noise)
+    n = whole("nfe", n, most=2 * MOST_NFE)  # a first step without the network comes on top
+    named = {} if named is None else named
+    if not isinstance(named, Mapping):
+        raise UserError(f"named schedules must be a mapping from names, got {shown(named)}")
     check(schedule, named)
     if isinstance(schedule, str) and schedule in FORMULAS:
         t = FORMULAS[schedule](noise, n)
@@ -102,16 +103,22 @@ def build(schedule: Schedule, noise: NoiseSchedule, n: int, named: Mapping[str, 
         if isinstance(schedule, str):
             times, where = _of(named[schedule], schedule, n), f"{schedule}: "
         if len(times) != n + 1:
-            raise UserError(f"{where}a schedule of {n} steps is {n + 1} times, got {len(times)}: {list(times)}")
+            raise UserError(f"{where}a schedule of {n} steps is {n + 1} times, got {len(times)}: {shown(list(times))}")
         t = torch.tensor(times, dtype=torch.float64)
         if not (math.isclose(t[0], noise.T, rel_tol=1e-6) and noise.t_min * (1 - 1e-6) <= t[-1]):
             raise UserError(
                 f"{where}a schedule for this model must start at {noise.T:g} (pure noise) and end at "
-                f"{noise.t_min:g} or above, got {list(times)}"
+                f"{noise.t_min:g} or above, got {shown(list(times))}"
             )
         t[-1] = max(t[-1].item(), noise.t_min)
     t[0] = noise.T
     return t
+
+
+def check_noise(noise: object) -> None:
+    """Raises UserError for what is no noise schedule."""
+    if not isinstance(noise, NoiseSchedule):
+        raise UserError(f"noise must be a noise schedule, such as denoiser.noise_schedule, got {shown(noise)}")
 
 
 def check(schedule: object, known: Iterable[str] = ()) -> None:
@@ -145,10 +152,10 @@ def _of(content: Any, name: str, n: int) -> Sequence[float]:
 
 
 def _check_times(times: object, where: str) -> None:
-    if not isinstance(times, Sequence) or not all(type(t) in (int, float) and abs(t) <= LARGEST for t in times):
-        raise UserError(f"{where}a schedule is a name or a list of times, got {times!r}")
+    if not isinstance(times, Sequence) or not all(is_number(t) and math.isfinite(t) for t in times):
+        raise UserError(f"{where}a schedule is a name or a list of times, got {shown(times)}")
     if len(times) < 2 or not all(a > b for a, b in pairwise(times)):
-        raise UserError(f"{where}the times of a schedule are at least two and fall strictly, got {list(times)}")
+        raise UserError(f"{where}the times of a schedule are at least two and fall strictly, got {shown(list(times))}")
 
 
 def _ramp(n: int) -> Tensor:

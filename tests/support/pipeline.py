@@ -35,7 +35,7 @@ TINY = {
 def run(project, *command, ok=True):
     path = f"{quick_python.folder()}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = os.environ | {"PATH": path} | GIT
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, encoding="utf-8", check=False)
     assert (done.returncode == 0) is ok, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -64,7 +64,7 @@ def project(tmp_path_factory):
 
 
 def build(folder):
-    for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
+    for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, encoding="utf-8").splitlines():
         if (ROOT / name).exists() and not name.startswith("runs/digits/report/"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / name, follow_symlinks=False)
@@ -87,6 +87,6 @@ def prune(path):
 @pytest.fixture
 def edited(project):
     """Edits params.yaml for one test."""
-    before = (project / "params.yaml").read_text()
+    before = (project / "params.yaml").read_text(encoding="utf-8")
     yield lambda **blocks: edit(project, **blocks)
-    (project / "params.yaml").write_text(before)
+    (project / "params.yaml").write_text(before, encoding="utf-8")

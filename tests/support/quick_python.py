@@ -36,7 +36,7 @@ def folder() -> str:
     if _folder is None:
         _folder = tempfile.mkdtemp()
         path = Path(_folder, "python")
-        path.write_text(CLIENT)
+        path.write_text(CLIENT, encoding="utf-8")
         path.chmod(0o755)
         server = subprocess.Popen([sys.executable, __file__, _folder], stdout=subprocess.PIPE)
         server.stdout.readline()

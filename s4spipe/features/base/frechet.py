@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from s4spipe.runtime.errors import UserError
+
 Statistics = tuple[Tensor, Tensor]  # mean [d] and covariance [d, d], float64
 
 
@@ -12,7 +14,15 @@ def statistics(features: Tensor) -> Statistics:
 
 
 def distance(own: Statistics, goal: Statistics) -> float:
-    """|m - m_g|^2 + tr(S + S_g - 2 (S S_g)^(1/2)) (Heusel et al. 2017, arXiv 1706.08500, eq. 6)."""
+    """|m - m_g|^2 + tr(S + S_g - 2 (S S_g)^(1/2)) (Heusel et al. 2017, arXiv 1706.08500, eq. 6).
+
+    Raises UserError for statistics of different numbers of features, and for numbers that are not finite.
+    """
+    if own[0].shape != goal[0].shape:
+        raise UserError(f"statistics of {len(own[0])} features cannot be compared with those of {len(goal[0])}: they "
+                        "come from different networks")  # fmt: skip
+    if not all(part.isfinite().all() for part in (*own, *goal)):
+        raise UserError("the statistics of features hold numbers that are not finite: make them again")
     _, values, _ = _spectrum(own, goal)
     return _value(own, goal, values).item()
 

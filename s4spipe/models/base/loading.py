@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from s4spipe.models.base import dry_call
 from s4spipe.models.base.denoiser import Denoiser
 from s4spipe.models.base.settings import ORIGIN, ModelSettings
-from s4spipe.noise import NoiseSchedule
-from s4spipe.runtime.errors import UserError, unknown
+from s4spipe.noise import NoiseSchedule, precision
+from s4spipe.runtime.errors import UserError, shown, unknown
 from s4spipe.runtime.files import read_json
 from s4spipe.runtime.scratch import signature
 
@@ -46,9 +47,14 @@ def load(
             cores). It changes the last digits of the network's output.
 
     Raises:
-        UserError: for a file that is missing, truncated or of another kind.
+        UserError: for a file that is missing, truncated or of another kind, and for a network that cannot be used
+            (see `dry_call.check`).
     """
     settings = ModelSettings.of(settings)
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError, ValueError):
+        raise UserError(f"device must be a name such as cpu or cuda, got {shown(device)}") from None
     denoiser: Denoiser = _kind(settings).load(settings)
     if settings.condition == "labels" and not denoiser.num_classes:
         raise UserError("model.condition: labels, but this model has no classes; use none")
@@ -57,7 +63,7 @@ def load(
     denoiser.conditional = settings.condition != "none"
     if settings.precision not in PRECISIONS:
         raise unknown("precision", settings.precision, PRECISIONS)
-    if torch.device(device).type == "cpu":
+    if device.type == "cpu":
         for asked, what in (
             (settings.precision != "float32", f"model.precision: {settings.precision}"),
             (compiled, "run.compile: true"),
@@ -66,9 +72,14 @@ def load(
                 print(f"{what} needs a GPU; this is a CPU, so the network runs in float32, uncompiled", file=sys.stderr)
     else:
         denoiser.set_precision(PRECISIONS[settings.precision])
-        if compiled:
-            denoiser.net = torch.compile(denoiser.net)
     denoiser.to(device).eval().requires_grad_(False)
+    try:
+        dry_call.check(denoiser, precision(denoiser.device))
+    except UserError as error:
+        where = "" if str(error).startswith("model.") else f"{settings.source or settings.weights}: "
+        raise UserError(f"{where}{error}") from None
+    if compiled and denoiser.device.type != "cpu":
+        denoiser.net = torch.compile(denoiser.net)
     return denoiser.to(memory_format=torch.channels_last) if channels_last else denoiser
 
 
@@ -89,6 +100,6 @@ def identity(settings: Settings) -> dict:
 
 
 def _kind(settings: ModelSettings) -> ModuleType:
-    if settings.kind not in KINDS:
+    if not isinstance(settings.kind, str) or settings.kind not in KINDS:
         raise unknown("kind of model", settings.kind, KINDS)
     return import_module(f"s4spipe.models.{settings.kind}")

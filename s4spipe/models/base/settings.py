@@ -1,10 +1,13 @@
 """Settings: which model to use, and how."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
-from s4spipe.runtime.errors import UserError, unknown
+from s4spipe.runtime.checks import is_number
+from s4spipe.runtime.errors import UserError, shown, unknown
 
 ORIGIN = "s4spipe.json"  # in a downloaded model's folder: where it came from
 
@@ -46,14 +49,23 @@ class ModelSettings:
         """Settings from a mapping with their keys; settings are returned as they are.
 
         Raises:
-            UserError: for an unknown key, or without weights.
+            UserError: for an unknown key, without weights, and for weights, condition or guidance of the wrong kind.
         """
         if isinstance(settings, ModelSettings):
             return settings
+        if not isinstance(settings, Mapping):
+            raise UserError(f"a model's settings must be a mapping such as {{'weights': path}}, got {shown(settings)}")
         known = [entry.name for entry in fields(cls)]
         for key in settings:
             if key not in known:
                 raise unknown("key of the model's settings", key, known)
         if settings.get("weights") is None:
             raise UserError("model.weights: missing; name a file or a folder")
+        if not isinstance(settings["weights"], str | Path):
+            raise UserError(f"model.weights: must be a path, got {shown(settings['weights'])}")
+        if settings.get("condition") not in (None, "labels", "prompts", "none"):
+            raise UserError(f"model.condition: must be labels, prompts or none, got {shown(settings['condition'])}")
+        guidance = settings.get("guidance")
+        if guidance is not None and not (is_number(guidance) and 0 <= guidance < math.inf):
+            raise UserError(f"model.guidance: must be a number of at least 0, got {shown(guidance)}")
         return cls(**{key: value for key, value in settings.items() if value is not None})

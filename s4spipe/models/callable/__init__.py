@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from s4spipe.models.base import prediction
+from s4spipe.models.base import dry_call, prediction
 from s4spipe.models.base.denoiser import Denoiser
 from s4spipe.models.base.settings import ModelSettings
 from s4spipe.noise import VE, NoiseSchedule
@@ -34,15 +34,32 @@ def load(settings: ModelSettings) -> Denoiser:
     net = _call(_function(source), settings.weights, source)
     if not isinstance(net, nn.Module):
         raise UserError(f"model.source: {source} must return a torch.nn.Module, got {type(net).__name__}")
-    arguments = [name.lower() for name in inspect.signature(net.forward).parameters]
-    if "sigma" in arguments:
-        return EDMInterface(net, settings)
-    if {"timestep", "timesteps", "t"} & set(arguments):
-        return DiffusersInterface(net, settings)
-    raise UserError(
-        f"model.source: {source} returned a network whose forward takes ({', '.join(arguments)}); it must take "
-        "(x, sigma, class_labels), as EDM's do, or (sample, timestep, class_labels), as diffusers' do"
-    )
+    parameters = inspect.signature(net.forward).parameters
+    interface = _interface(list(parameters))
+    if interface is None:
+        raise UserError(
+            f"model.source: {source} returned a network whose forward takes ({', '.join(parameters)}); it must take "
+            "(x, sigma, class_labels), as EDM's do, or (sample, timestep, class_labels), as diffusers' do"
+        )
+    for name in interface.unknown(list(parameters.values())[2:]):
+        raise UserError(
+            f"model.source: {source} returned a network whose forward needs {name!r}, which is not given to it; the "
+            "argument of the classes must be class_labels, and any other must have a default"
+        )
+    return interface(net, settings)
+
+
+def _interface(arguments: list[str]) -> "type[EDMInterface] | None":
+    second = arguments[1].lower() if len(arguments) > 1 else ""
+    if second == "sigma":
+        return EDMInterface
+    return DiffusersInterface if second in ("timestep", "timesteps", "t") else None
+
+
+def _needed(parameters: list[inspect.Parameter]) -> list[str]:
+    """The names of those that a call must give."""
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in variadic]
 
 
 def _function(source: str) -> Callable:
@@ -87,12 +104,17 @@ class EDMInterface(Denoiser):
         own = (getattr(net, "img_channels", None), *[getattr(net, "img_resolution", None)] * 2)
         self.sample_shape = _shape(settings, own, "net.img_channels and net.img_resolution")
 
+    @staticmethod
+    def unknown(parameters: list[inspect.Parameter]) -> list[str]:
+        """The arguments of a network's forward, after x and sigma, that it needs and is not given."""
+        return _needed(parameters[1:])
+
     def predict(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         dtype = _dtype(self.net)
         labels = None
         if condition is not None:
             labels = one_hot(condition, self.num_classes + 1)[:, :-1].to(dtype)
-        return self.net(x.to(dtype), t.to(dtype), labels).to(x.dtype)
+        return dry_call.output(self.net(x.to(dtype), t.to(dtype), labels), x)
 
     def decode(self, x: Tensor) -> Tensor:
         return self.net.decode(x.to(_dtype(self.net))) if hasattr(self.net, "decode") else x
@@ -107,25 +129,36 @@ class DiffusersInterface(EDMInterface):
 
     def __init__(self, net: nn.Module, settings: ModelSettings):
         Denoiser.__init__(self)
-        config = {"beta_schedule": "linear"} | dict(settings.scheduler)
+        config = dict(settings.scheduler)
+        if not {"_class_name", "use_flow_sigmas", "trained_betas"} & set(config):
+            config = {"beta_schedule": "linear"} | config
+        try:
+            training = prediction.read(config)
+        except UserError as error:
+            raise UserError(f"model.scheduler: {error}") from None
         self.net, own = net, getattr(net, "config", {})
+        if own.get("time_cond_proj_dim"):
+            raise UserError("model.source: its network has a guidance embedding (time_cond_proj_dim), which only "
+                            "models of kind diffusers are given")  # fmt: skip
         classes = own.get("num_class_embeds") or own.get("num_embeds_ada_norm") or 0
         self.num_classes = getattr(net, "num_classes", classes)
         self.null_condition = (
             self.num_classes if self.num_classes and self.num_classes != own.get("num_class_embeds") else None
         )
-        self.noise_schedule = prediction.noise_schedule(config)
-        self.to_x0 = prediction.X0[prediction.prediction_type(config)]
-        self.scale = config.get("num_train_timesteps", 1000) if prediction.is_flow(config) else 1
+        self.noise_schedule, self.scale = training.noise, training.time_scale
+        self.to_x0 = prediction.X0[training.prediction]
         side = own.get("sample_size")
         own = (own.get("in_channels"), *(side if isinstance(side, list | tuple) else [side, side]))
         self.sample_shape = _shape(settings, own, "net.config.in_channels and net.config.sample_size")
 
+    @staticmethod
+    def unknown(parameters: list[inspect.Parameter]) -> list[str]:
+        return [name for name in _needed(parameters) if name != "class_labels"]
+
     def predict(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         dtype = _dtype(self.net)
         labels = {} if condition is None else {"class_labels": condition}
-        out = self.net(x.to(dtype), (self.scale * t).to(torch.float32), **labels)
-        out = getattr(out, "sample", out)[:, : x.shape[1]].to(x.dtype)  # a learned variance is left
+        out = dry_call.output(self.net(x.to(dtype), (self.scale * t).to(torch.float32), **labels), x)
         wide = (slice(None), *[None] * (x.ndim - 1))
         alpha, sigma = (f(t)[wide].to(x.dtype) for f in (self.noise_schedule.alpha, self.noise_schedule.sigma))
         return self.to_x0(x, out, alpha, sigma)

@@ -26,7 +26,7 @@ def load(settings: ModelSettings) -> Denoiser:
     """
     from s4spipe.models.diffusers.adapters import ADAPTERS
 
-    name = index(Path(settings.weights))["_class_name"]
+    name = index(Path(settings.weights)).get("_class_name")
     if not isinstance(name, str) or name not in ADAPTERS:
         raise UserError(f"{settings.weights}: {unknown('pipeline', name, ADAPTERS)}")
     try:

@@ -12,22 +12,27 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from s4spipe.models.base import dry_call, prediction
 from s4spipe.models.base.denoiser import Denoiser
-from s4spipe.models.base.prediction import X0, noise_schedule, prediction_type
+from s4spipe.models.base.prediction import X0
 from s4spipe.models.base.settings import ModelSettings
-from s4spipe.models.diffusers.folder import scheduler_config
+from s4spipe.models.diffusers.folder import check_shards, index, scheduler_config
 from s4spipe.models.diffusers.prompts import Prompts
 from s4spipe.runtime.errors import UserError
-from s4spipe.runtime.files import read_json
 
 
 def component(folder: Path, name: str) -> Any:
     """Load one network of a pipeline. Only classes of diffusers are allowed: no code in the folder is ever run."""
-    library, cls = read_json(folder / "model_index.json")[name]
+    library, cls = index(folder)[name]
     if library != "diffusers":
         raise UserError(f"{folder}: its {name} comes from {library}, but only networks of diffusers are loaded")
+    network = getattr(diffusers, cls, None) if isinstance(cls, str) and cls.isidentifier() else None
+    if not (isinstance(network, type) and issubclass(network, diffusers.ModelMixin)):
+        raise UserError(f"{folder}: its {name} is {str(cls)[:80]!r}, which is no network of diffusers")
+    check_shards(folder)
     path = folder / name if (folder / name).is_dir() else folder  # old uploads of pixel models are flat
-    return getattr(diffusers, cls).from_pretrained(path, local_files_only=True, low_cpu_mem_usage=False)
+    loader: Any = network
+    return loader.from_pretrained(path, local_files_only=True, low_cpu_mem_usage=False)
 
 
 class Unconditional(Denoiser):
@@ -41,15 +46,23 @@ class Unconditional(Denoiser):
     def __init__(self, folder: Path, settings: ModelSettings):
         super().__init__()
         self.net = component(folder, self.NET)
-        config = scheduler_config(folder)
-        self.noise_schedule = noise_schedule(config)
-        self.to_x0 = X0[prediction_type(config)]
-        self.timesteps = config.get("num_train_timesteps", 1000)
+        training = prediction.read(scheduler_config(folder))
+        self.noise_schedule, self.to_x0 = training.noise, X0[training.prediction]
+        self.time_scale = training.time_scale
         self.build(folder, settings)
         self.sample_shape = (self.channels, *self.size(settings))
 
     def build(self, folder: Path, settings: ModelSettings) -> None:
-        """Load what the pipeline has besides its network."""
+        """Load what the pipeline has besides its network, and learn from the network's config what it needs."""
+        config = self.net.config
+        if config.get("class_embed_type") is not None:
+            raise UserError(
+                f"its {self.NET} has class_embed_type {config['class_embed_type']!r}, which is not supported"
+            )
+        if config.get("time_cond_proj_dim") and not isinstance(self, Text):
+            raise UserError(f"its {self.NET} has a guidance embedding (time_cond_proj_dim), which only text-to-image "
+                            "pipelines are given")  # fmt: skip
+        self.num_classes = config.get("num_class_embeds") or 0
 
     @property
     def channels(self) -> int:
@@ -61,13 +74,15 @@ class Unconditional(Denoiser):
 
     def predict(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         dtype = next(self.net.parameters()).dtype
-        out = self.output(x.to(dtype), t.to(torch.float32), condition)[:, : x.shape[1]]  # drop a learned variance
+        out = dry_call.output(self.output(x.to(dtype), self.time_scale * t.to(torch.float32), condition), x)
         wide = (slice(None), *[None] * (x.ndim - 1))
         alpha, sigma = (f(t)[wide].to(x.dtype) for f in (self.noise_schedule.alpha, self.noise_schedule.sigma))
-        return self.to_x0(x, out.to(x.dtype), alpha, sigma)
+        return self.to_x0(x, out, alpha, sigma)
 
     def output(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        return self.net(x, t).sample
+        """The network's output at states x and at its own times t (`time_scale` times those of the schedule)."""
+        labels = {} if condition is None else {"class_labels": condition}
+        return self.net(x, t, **labels).sample
 
     def set_precision(self, precision: torch.dtype) -> None:
         """Set the precision of the weights too: otherwise large networks would not fit in memory."""
@@ -83,10 +98,12 @@ class Latent(Unconditional):
     """
 
     VAE = "vqvae"
+    classes: torch.nn.Embedding | None
 
     def build(self, folder: Path, settings: ModelSettings) -> None:
+        super().build(folder, settings)
         self.vae = component(folder, self.VAE)
-        table = folder / "class_embedding.safetensors"
+        self.classes, table = None, folder / "class_embedding.safetensors"
         if table.exists():
             self.classes = torch.nn.Embedding.from_pretrained(load_file(table)["weight"])
             self.num_classes = self.null_condition = len(self.classes.weight) - 1
@@ -102,8 +119,8 @@ class Latent(Unconditional):
         return (asked // self.scale,) * 2 if asked else pair(own)
 
     def output(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        if condition is None:
-            return self.net(x, t).sample
+        if condition is None or self.classes is None:
+            return super().output(x, t, condition)
         return self.net(x, t, encoder_hidden_states=self.classes(condition)[:, None].to(x.dtype)).sample
 
     def decode(self, x: Tensor) -> Tensor:
@@ -124,15 +141,19 @@ class DiT(Latent):
         self.num_classes = self.null_condition = self.net.config.num_embeds_ada_norm
 
     def output(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        scale = self.timesteps if self.to_x0 is X0["flow_prediction"] else 1
-        return self.net(x, timestep=scale * t, class_labels=condition).sample
+        return self.net(x, timestep=t, class_labels=condition).sample
 
 
 class Text(Latent):
-    """StableDiffusionPipeline: a condition is the index of an embedded prompt."""
+    """StableDiffusionPipeline: a condition is the index of an embedded prompt.
+
+    A network that was distilled under guidance takes the guidance scale as an input (Meng et al. 2023, arXiv
+    2210.03142; latent consistency models). It is then not guided a second time.
+    """
 
     VAE = "vae"
     in_order = True
+    embedded: float | None = None  # the guidance scale, as an input of the network
 
     def build(self, folder: Path, settings: ModelSettings) -> None:
         super().build(folder, settings)
@@ -142,13 +163,31 @@ class Text(Latent):
             self.prompts = Prompts(settings.embeddings)
             self.num_classes, self.null_condition = len(self.prompts), self.prompts.null_condition
 
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether the guidance scale is an input of the network."""
+        return bool(self.net.config.get("time_cond_proj_dim"))
+
+    def guide(self, guidance: float) -> None:
+        if self.embeds_guidance:
+            self.embedded = guidance
+        else:
+            super().guide(guidance)
+
     def output(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         if condition is None:
             raise UserError("model.condition: must be prompts for a text-to-image model")
         return self.under(x, t, self.prompts.rows(condition, x))
 
     def under(self, x: Tensor, t: Tensor, text: dict[str, Tensor]) -> Tensor:
-        return self.net(x, t, encoder_hidden_states=text["embeds"]).sample
+        return self.net(x, t, encoder_hidden_states=text["embeds"], timestep_cond=self.scale_of_guidance(x)).sample
+
+    def scale_of_guidance(self, x: Tensor) -> Tensor | None:
+        """The embedded guidance scale [B, time_cond_proj_dim], as the pipeline embeds it; None without."""
+        if self.embedded is None:
+            return None
+        w, width = torch.full((len(x),), self.embedded - 1.0), self.net.config.time_cond_proj_dim
+        return diffusers.StableDiffusionPipeline.get_guidance_scale_embedding(self, w, width).to(x.device, x.dtype)
 
 
 class TextXL(Text):
@@ -158,7 +197,8 @@ class TextXL(Text):
         pixels = [side * self.scale for side in x.shape[2:]]
         time_ids = x.new_tensor([*pixels, 0, 0, *pixels]).expand(len(x), -1)
         added = {"text_embeds": text["pooled"], "time_ids": time_ids}
-        return self.net(x, t, encoder_hidden_states=text["embeds"], added_cond_kwargs=added).sample
+        w = self.scale_of_guidance(x)
+        return self.net(x, t, timestep_cond=w, encoder_hidden_states=text["embeds"], added_cond_kwargs=added).sample
 
     def unscaled(self, x: Tensor) -> Tensor:
         config = self.vae.config
@@ -176,7 +216,7 @@ class Text3(Text):
     def under(self, x: Tensor, t: Tensor, text: dict[str, Tensor]) -> Tensor:
         return self.net(
             hidden_states=x,
-            timestep=self.timesteps * t,
+            timestep=t,
             encoder_hidden_states=text["embeds"],
             pooled_projections=text["pooled"],
         ).sample
@@ -190,7 +230,11 @@ class Flux(Text3):
 
     def build(self, folder: Path, settings: ModelSettings) -> None:
         super().build(folder, settings)
-        self.embedded: float | None = None
+        self.time_scale = 1.0  # the network multiplies by 1000 itself
+
+    @property
+    def embeds_guidance(self) -> bool:
+        return self.net.config.guidance_embeds
 
     @property
     def channels(self) -> int:
@@ -199,12 +243,6 @@ class Flux(Text3):
     def size(self, settings: ModelSettings) -> tuple[int, int]:
         side = 2 * ((settings.size or 128 * self.scale) // (2 * self.scale))
         return side, side
-
-    def guide(self, guidance: float) -> None:
-        if self.net.config.guidance_embeds:
-            self.embedded = guidance
-        else:
-            super().guide(guidance)
 
     def under(self, x: Tensor, t: Tensor, text: dict[str, Tensor]) -> Tensor:
         batch, channels, height, width = x.shape

@@ -1,19 +1,52 @@
 """Reading the files in a pipeline's folder."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.files import missing, read_json
 
+LIBRARIES = ("diffusers", "transformers")
+
 
 def index(folder: Path) -> dict[str, Any]:
     """The folder's model_index.json: the pipeline's class and those of its components."""
     if not folder.exists():
         raise missing(folder)
-    if not (folder / "model_index.json").exists():
+    path = folder / "model_index.json"
+    if not path.exists():
         raise UserError(f"{folder}: not a diffusers pipeline (no model_index.json)")
-    return dict(read_json(folder / "model_index.json"))
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must be a JSON object, which names a pipeline of diffusers and its parts")
+    return content
+
+
+def check_parts(folder: Path, names: Iterable[str]) -> None:
+    """Raises UserError if loading these parts of the folder's pipeline could run other code than diffusers' and
+    transformers' own, or read files outside the folder."""
+    parts = index(folder)
+    for name in names:
+        part = parts.get(name)
+        if name.startswith("_") or not isinstance(part, list) or part == [None, None]:
+            continue
+        library, cls = part if len(part) == 2 else (None, None)
+        plain = isinstance(cls, str) and cls.isidentifier() and not cls.startswith(("_", "Auto"))
+        if library not in LIBRARIES or not plain:  # Auto classes may load code from the folder
+            raise UserError(f"{folder}: its {name} is {str(part)[:80]}, but only classes of diffusers and transformers "
+                            "are loaded")  # fmt: skip
+    check_shards(folder)
+
+
+def check_shards(folder: Path) -> None:
+    """Raises UserError if an index of weights names a file that is not beside it."""
+    for path in folder.rglob("*.index*.json"):
+        content = read_json(path)
+        shards = content.get("weight_map") if isinstance(content, dict) else None
+        for name in shards.values() if isinstance(shards, dict) else ():
+            if not isinstance(name, str) or name != Path(name).name:
+                raise UserError(f"{path}: weights must be in files beside it, got {str(name)[:80]!r}")
 
 
 def scheduler_config(folder: Path) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from s4spipe.models.base.settings import ModelSettings
-from s4spipe.models.diffusers.folder import index
-from s4spipe.runtime.errors import UserError
+from s4spipe.models.diffusers.folder import check_parts, index
+from s4spipe.runtime.errors import UserError, unknown
 from s4spipe.runtime.files import read_tensors
 
+ENCODERS = ("FluxPipeline", "StableDiffusion3Pipeline", "StableDiffusionPipeline", "StableDiffusionXLPipeline")
 NETWORKS = ("unet", "transformer", "vae", "safety_checker", "feature_extractor", "image_encoder")  # not for text
 
 
@@ -24,14 +25,18 @@ def embed(settings: ModelSettings, prompts: list[str], device: torch.device, bat
     The rows are those of the pipeline's own `encode_prompt`. The row after the last prompt stands for no prompt; Flux
     does not have it.
     """
-    there = index(Path(settings.weights))
-    name = there["_class_name"]
+    folder = Path(settings.weights)
+    there = index(folder)
+    name = there.get("_class_name")
+    if name not in ENCODERS:
+        raise UserError(f"{folder}: {unknown('text-to-image pipeline', name, ENCODERS)}")
     cls = getattr(diffusers, name)
     parts = inspect.signature(cls.__init__).parameters
     unsaved = [key for key in parts if key.startswith(("text_", "token")) and there.get(key, [None])[0] is None]
     # Without T5, SD3 takes the width of the embeddings from its transformer.
     needed = {"transformer"} if "text_encoder_3" in unsaved else set()
     absent = [*unsaved, *(key for key in NETWORKS if key in parts and key not in needed)]
+    check_parts(folder, set(there) - set(absent))
     pipe = cls.from_pretrained(settings.weights, **dict.fromkeys(absent), local_files_only=True).to(device)
     guided, rows = name != "FluxPipeline", []
     options = {"device": device, "num_images_per_prompt": 1} | ({"do_classifier_free_guidance": True} if guided else {})

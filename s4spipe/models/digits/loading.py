@@ -30,8 +30,9 @@ def load(settings: ModelSettings) -> EDMDenoiser:
         net = UNet2DModel(**metadata["unet"])
         net.load_state_dict(tensors)
         return denoiser_of(net, metadata)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise UserError(f"{path}: does not hold a U-Net that s4spipe trained ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # a damaged description makes diffusers and torch raise any kind
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
+        raise UserError(f"{path}: does not hold a U-Net that s4spipe trained ({reason})") from None
 
 
 def denoiser_of(net: "UNet2DModel", metadata: Mapping[str, Any]) -> EDMDenoiser:

@@ -1,6 +1,10 @@
 """Loading EDM's checkpoints, published or converted to safetensors."""
 
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from s4spipe.models.base.settings import ModelSettings
 from s4spipe.models.edm.denoiser import EDMCheckpoint
@@ -36,10 +40,26 @@ def load(settings: ModelSettings) -> EDMCheckpoint:
             raise UserError(f"{path}: not a converted EDM checkpoint")
         metadata = converted["edm"]
     try:
+        _check_size(metadata, tensors)
         net = Preconditioned(**metadata)
         net.load_state_dict(tensors)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (RuntimeError, TypeError) as error:
-        raise UserError(f"{path}: its tensors do not match its network ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # a network of senseless arguments fails in many ways
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
+        raise UserError(f"{path}: its tensors do not match its network ({reason})") from None
     return EDMCheckpoint(net)
+
+
+def _check_size(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Raises RuntimeError for a network of other shapes than its tensors, before memory is taken for it: a few numbers
+    in a small file can ask for any amount."""
+    if metadata["kwargs"].get("num_blocks", 0) > len(tensors):
+        raise RuntimeError(f"{metadata['kwargs']['num_blocks']} blocks of {len(tensors)} tensors")
+    with torch.device("meta"):
+        wanted = Preconditioned(**metadata).state_dict()
+    for name, value in wanted.items():
+        if name in tensors and tensors[name].shape != value.shape:
+            raise RuntimeError(f"{name} is {list(tensors[name].shape)}, not {list(value.shape)}")
+    if missing := sorted(set(wanted) - set(tensors)):
+        raise RuntimeError(f"{missing[0]} is missing")

@@ -5,6 +5,7 @@ reader extracts the tensors and the constructor arguments, and refuses a file th
 """
 
 import io
+import json
 import pickle
 import warnings
 from collections import OrderedDict
@@ -79,13 +80,15 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with open(path, "rb") as file:
             network = Reader(file).load()["ema"]
         metadata = {"precond": network["class_name"], "kwargs": dict(network["state"]["_init_kwargs"])}
+        json.dumps(metadata)  # plain data, which a converted checkpoint can hold
         return dict(_tensors(network)), metadata
     except FileNotFoundError:
         raise missing(path) from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # a broken pickle may raise anything
-        raise UserError(f"{path}: not a complete EDM checkpoint ({type(error).__name__}: {str(error)[:100]})") from None
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(f"{path}: not a complete EDM checkpoint ({type(error).__name__}: {reason})") from None
 
 
 def _tensors(module: Record, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

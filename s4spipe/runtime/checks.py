@@ -1,0 +1,62 @@
+"""Checks of what users and files hand over: numbers, and data that a JSON file can hold."""
+
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+
+from s4spipe.runtime.errors import UserError, shown
+
+LARGEST = sys.float_info.max  # whole numbers of Python, JSON and YAML may be larger
+MOST_NFE = 5000  # evaluations of a solver; a tableau has as many weights squared
+DEEPEST = 64  # lists and mappings inside one another; what writes or shows them calls itself for each
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a plain number that a float can hold; NaN and the infinities are."""
+    return isinstance(value, float) or (
+        isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
+    )
+
+
+def whole(what: str, value: Any, least: int = 1, most: int = 10**9) -> int:
+    """A whole number from `least` to `most`; one of numpy or of torch (of no dimension) is taken too.
+
+    Raises UserError for anything else; `what` names the number.
+    """
+    if (torch.is_tensor(value) and value.ndim == 0) or isinstance(value, np.integer):
+        value = value.item()
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UserError(f"{what} must be a whole number, got {shown(value)}")
+    if not least <= value <= most:
+        bound = f"at least {least}" if value < least else f"at most {most}"
+        raise UserError(f"{what} must be {bound}, got {shown(value)}")
+    return value
+
+
+def check_plain(what: str, value: object) -> None:
+    """Raises UserError for what a JSON file cannot hold, and for lists and mappings too deep inside one another.
+
+    `what` names the value.
+    """
+    waiting = [(value, 0)]
+    seen: dict[int, int] = {}  # how deep: an alias of YAML may stand for itself, or a few lines for millions of entries
+    while waiting:
+        inner, depth = waiting.pop()
+        if isinstance(inner, dict | list | tuple):
+            if seen.get(id(inner), -1) >= depth:
+                continue
+            seen[id(inner)] = depth
+        if depth > DEEPEST:
+            raise UserError(f"{what}: lists and mappings are more than {DEEPEST} deep inside one another")
+        if isinstance(inner, dict):
+            for key in inner:
+                if not isinstance(key, str):
+                    raise UserError(f"{what}: keys must be strings, got {shown(key)}")
+            waiting += [(entry, depth + 1) for entry in inner.values()]
+        elif isinstance(inner, list | tuple):
+            waiting += [(entry, depth + 1) for entry in inner]
+        elif not (inner is None or isinstance(inner, str | bool) or is_number(inner)):
+            fault = "a number that is too large" if isinstance(inner, int) else "what JSON cannot hold"
+            raise UserError(f"{what}: holds {fault}: {shown(inner)}")

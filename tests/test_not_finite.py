@@ -1,0 +1,176 @@
+"""NaN and infinity: the first one stops the work, and is named."""
+
+import diffusers
+import pytest
+import torch
+from support.pipes import guided
+
+import s4spipe
+from s4spipe.learning.pairs import Pairs
+from s4spipe.learning.task import check_history
+from s4spipe.noise import VE
+from s4spipe.runtime.errors import UserError
+from s4spipe.runtime.files import write_tensors
+from s4spipe.runtime.scratch import Scratch
+from s4spipe.sampling.batches import Noises, generate
+from s4spipe.sampling.loop import sample
+from s4spipe.scheduler import S4SScheduler
+from s4spipe.solvers import registry
+
+NOISE = VE()
+TABLE = registry.make("ddim", "edm", NOISE, 5)
+
+
+def overflows_below(limit, rows):
+    """D = x / 2 that gives NaN in some rows once t is below a limit, as a network in half precision may."""
+
+    def denoiser(x, t, condition=None):
+        bad = (t < limit) & torch.isin(torch.arange(len(x)), torch.tensor(rows))
+        return torch.where(bad[:, None], torch.nan, x / 2)
+
+    return denoiser
+
+
+def test_the_first_is_told_with_its_evaluation_and_time():
+    t = TABLE.t_c
+    with pytest.raises(
+        UserError, match=r"not finite \(NaN or infinite\) for 2 of 6 samples, in evaluation 3 of 5"
+    ) as e:
+        sample(overflows_below(t[1], [1, 4]), TABLE, 80 * torch.randn(6, 3))
+    assert f"at time {t[2].item():.6g} (ddim)" in str(e.value)
+    assert "bfloat16 or float32" in str(e.value)
+    assert sample(overflows_below(0.0, [1]), TABLE, torch.randn(6, 3)).isfinite().all()
+    # A learner goes on: the solver that it tries may be at fault.
+    assert sample(overflows_below(t[1], [1, 4]), TABLE, torch.randn(6, 3), check=False).isnan().any()
+
+
+def test_in_parallel_evaluations_too():
+    table = registry.make("parallel_midpoints", "edm", NOISE, 6)
+    late = table.t_c.sort().values[1]
+    with pytest.raises(UserError, match=r"for 1 of 3 samples, in evaluation \d of 6"):
+        sample(overflows_below(late + 1e-9, [2]), table, torch.randn(3, 3))
+
+
+def test_nothing_of_a_bad_shard_is_yielded_or_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    from s4spipe.models.base.denoiser import Denoiser
+
+    class Bad(Denoiser):
+        sample_shape, noise_schedule, device = (3,), NOISE, torch.device("cpu")
+
+        def predict(self, x, t, condition):
+            return torch.full_like(x, torch.inf)
+
+    scratch = Scratch("key")
+    with pytest.raises(UserError, match="for 4 of 4 samples, in evaluation 1 of 5"):
+        list(generate(Bad(), TABLE, Noises("sample", 0, 8), 4, scratch))
+    assert not scratch.folder.exists() or not list(scratch.folder.iterdir())
+
+
+def test_the_scheduler_says_the_same():
+    torch.manual_seed(0)
+    pipe, call = guided()
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = S4SScheduler.from_classical("ddim", "time_uniform", 4, pipe.scheduler.config)
+    calls = []
+
+    def spoil(_net, _inputs, out):
+        calls.append(1)
+        return (out[0] * (torch.nan if len(calls) == 2 else 1),)
+
+    pipe.unet.register_forward_hook(spoil)
+    with pytest.raises(UserError, match=r"not finite \(NaN or infinite\) for 2 of 2 samples, in evaluation 2 of 4"):
+        pipe(**call, num_inference_steps=4, output_type="latent")
+
+
+def test_a_pipeline_may_write_into_the_samples_that_it_was_given():
+    config = diffusers.DDIMScheduler().config
+    x, out = torch.randn(2, 3, 4, 4), torch.randn(4, 2, 3, 4, 4)
+
+    def run(spoil):
+        scheduler, state = S4SScheduler.from_classical("dpmpp_2m", "time_uniform", 4, config), x.clone()
+        for i, t in enumerate(scheduler.timesteps):
+            new = scheduler.step(out[i], t, state).prev_sample
+            if spoil:
+                state.zero_()
+            state = new
+        return state
+
+    assert torch.equal(run(True), run(False))
+
+
+def test_an_output_of_another_shape_is_refused_by_the_scheduler():
+    scheduler = S4SScheduler.from_classical("ddim", "time_uniform", 4, diffusers.DDIMScheduler().config)
+    x = torch.randn(2, 3, 4, 4)
+    for shape in ((2, 1, 4, 4), (1, 3, 4, 4), (2, 6, 4, 4)):
+        with pytest.raises(UserError, match=r"output has shape \[.*\], but the sample has \[2, 3, 4, 4\]"):
+            scheduler.step(torch.randn(shape), scheduler.timesteps[0], x)
+
+
+def test_a_learned_variance_is_left_out_where_the_config_says_that_there_is_one():
+    config = dict(diffusers.DDPMScheduler(variance_type="learned_range").config)
+    x, out = torch.randn(2, 3, 4, 4), torch.randn(2, 6, 4, 4)
+    schedulers = [S4SScheduler.from_classical("ddim", "time_uniform", 4, config) for _ in range(2)]
+    with_it, without = (
+        s.step(o, s.timesteps[0], x).prev_sample for s, o in zip(schedulers, (out, out[:, :3]), strict=True)
+    )
+    assert torch.equal(with_it, without)
+
+
+def test_learning_that_never_saw_a_finite_loss_ends_with_a_sentence():
+    check_history([{"validation": float("inf")}, {"validation": 0.1}], "s4s 5 NFE")
+    with pytest.raises(UserError, match="s4s 5 NFE: the validation loss was never finite"):
+        check_history([{"validation": float("nan")}, {"validation": float("inf")}], "s4s 5 NFE")
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda c: S4SScheduler.from_classical("ddim", "time_uniform", 4, None), "config is needed.*NoneType"),
+        (lambda c: S4SScheduler.from_classical("ddim", "time_uniform", 4, diffusers.DDIMScheduler()), "DDIMScheduler"),
+        (lambda c: S4SScheduler.from_tableau(registry.make("ddim", "edm", NOISE, 3), diffusers.DDIMScheduler()),
+         "config must be a scheduler's config, as pipe.scheduler.config"),
+        (lambda c: S4SScheduler.from_classical("ddim", "time_uniform", "4", c), "4"),
+        (lambda c: S4SScheduler.from_classical(None, "time_uniform", 4, c), "is given by its name, got None"),
+        (lambda c: S4SScheduler.from_classical("ddim", None, 4, c), "schedule"),
+        (lambda c: S4SScheduler.from_tableau(None, c), "solver must be a tableau, or the path"),
+        (lambda c: S4SScheduler.from_tableau(torch.zeros(3), c), "solver must be a tableau, or the path"),
+        (lambda c: S4SScheduler(None), "must be a JSON object"),
+        (lambda c: S4SScheduler.from_classical("ddim", "time_uniform", 4, c).set_timesteps(torch.tensor([4.0, 1.0])),
+         "num_inference_steps=4, got num_inference_steps=tensor"),
+    ],
+)  # fmt: skip
+def test_python_callers_of_the_scheduler_get_one_sentence(call, says):
+    with pytest.raises(UserError, match=says) as caught:
+        call(diffusers.DDIMScheduler().config)
+    assert len(str(caught.value)) <= 400
+
+
+def test_the_public_loop_checks_too():
+    with pytest.raises(UserError, match="not finite"):
+        s4spipe.sample(lambda x, t, c: x * torch.inf, TABLE, torch.randn(2, 3))
+
+
+def test_pairs_that_are_not_finite_or_not_whole_are_refused(tmp_path):
+    path, x = tmp_path / "train.safetensors", torch.randn(4, 3)
+    Pairs(x, x.clone(), None).save(path)
+    assert len(Pairs.load(path, torch.device("cpu"))) == 4
+    x[2, 1] = torch.nan
+    Pairs(torch.randn(4, 3), x, None).save(path)
+    assert len(Pairs.load(path, torch.device("cpu"), 2)) == 2
+    with pytest.raises(UserError, match=r"train.safetensors: holds numbers that are not finite"):
+        Pairs.load(path, torch.device("cpu"))
+    write_tensors(path, {"x_T": x})
+    with pytest.raises(UserError, match=r"train.safetensors: holds no tensor 'x_0'"):
+        Pairs.load(path, torch.device("cpu"))
+
+
+def test_damaged_progress_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scratch = Scratch("key")
+    scratch.save("a", {"x": torch.ones(1000)})
+    (entry,) = scratch.folder.iterdir()
+    whole = entry.read_bytes()
+    for damage in (b"", whole[:100], whole[: len(whole) // 2], b"x" * 500, bytes(500)):
+        entry.write_bytes(damage)
+        assert scratch.once("a", lambda: {"x": 1}) == {"x": 1}
