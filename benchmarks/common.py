@@ -1,5 +1,7 @@
 """The model of params.yaml, loaded once for a benchmark."""
 
+import time
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -12,12 +14,21 @@ from s4spipe.features.base.frechet import Statistics
 from s4spipe.learning.pairs import Pairs
 from s4spipe.pipeline import stage
 from s4spipe.pipeline.schema import Params
-from s4spipe.sampling.batches import draw
+from s4spipe.sampling.batches import draw, synchronize
 from s4spipe.sampling.images import to_uint8
 from s4spipe.sampling.loop import sample
 from s4spipe.sampling.tableau import Tableau
 
 PAGES = Path("docs/results")
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """The wall-clock time of some work, with what it leaves running on a GPU."""
+    synchronize(device)
+    started = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - started
 
 
 class Setting:

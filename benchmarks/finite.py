@@ -4,25 +4,24 @@ A random pixel-space U-Net of 274 million parameters (on a CPU: a small one) is 
 first weights are multiplied by 300,000, so that it overflows in float16.
 """
 
+import statistics
 import tempfile
-import time
 from collections.abc import Callable
 
 import click
 import diffusers
 import torch
 
+from benchmarks.common import seconds
 from s4spipe import models
 from s4spipe.models.base import dry_call
 from s4spipe.models.base.denoiser import Denoiser
-from s4spipe.noise import precision
 from s4spipe.runtime.errors import UserError
-from s4spipe.sampling.batches import synchronize
 from s4spipe.sampling.loop import sample
 from s4spipe.scheduler import S4SScheduler
 from s4spipe.solvers import registry
 
-NFE = 5
+NFE, ROUNDS = 5, 9
 
 
 @click.command()
@@ -30,8 +29,8 @@ NFE = 5
 def main(device: str) -> None:
     where = torch.device(device)
     gpu = where.type != "cpu"
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else device
-    click.echo(f"{name}, torch {torch.__version__}, diffusers {diffusers.__version__}")
+    card = torch.cuda.get_device_name(where) if where.type == "cuda" else device
+    click.echo(f"{card}, torch {torch.__version__}, diffusers {diffusers.__version__}")
     torch.manual_seed(0)
     net, folder = unet(64 if gpu else 16, (224, 448, 672, 896) if gpu else (32, 64)), tempfile.mkdtemp()
     diffusers.DDPMPipeline(net, diffusers.DDPMScheduler()).save_pretrained(folder)
@@ -40,11 +39,11 @@ def main(device: str) -> None:
         denoiser = load(folder, name, where)
         table = registry.make("unipc_bh2", "logsnr", denoiser.noise_schedule, NFE)
         x_T = torch.randn(16, *denoiser.sample_shape, device=where)
-        call = median(lambda d=denoiser: dry_call.check(d, precision(where)), where)
+        call = median(lambda d=denoiser: dry_call.check(d), where)
         with torch.inference_mode():
             on, off = (median(lambda d=denoiser, c=c, t=table, x=x_T: sample(d, t, x, check=c), where)
                        for c in (True, False))  # fmt: skip
-        rows = dry_call.apart(denoiser, precision(where))
+        rows = dry_call.apart(denoiser)
         click.echo(f"{name}: rows apart {rows:.1e}, call at loading {call:.3f} s, "
                    f"16 samples of {NFE} NFE {1e3 * on:.1f} ms with the check, {1e3 * off:.1f} ms without")  # fmt: skip
         del denoiser
@@ -80,15 +79,8 @@ def load(folder: str, name: str, device: torch.device) -> Denoiser:
     return models.load({"kind": "diffusers", "weights": folder, "condition": "none", "precision": name}, device)
 
 
-def median(work: Callable, device: torch.device, times: int = 9) -> float:
-    seconds = []
-    for _ in range(times):
-        synchronize(device)
-        started = time.perf_counter()
-        work()
-        synchronize(device)
-        seconds.append(time.perf_counter() - started)
-    return sorted(seconds)[times // 2]
+def median(work: Callable[[], object], device: torch.device) -> float:
+    return statistics.median(seconds(work, device) for _ in range(ROUNDS))
 
 
 if __name__ == "__main__":

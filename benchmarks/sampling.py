@@ -4,15 +4,13 @@ Run as `python -m benchmarks.sampling`. The two take turns, so that a change of 
 """
 
 import statistics
-import time
 
 import click
 import torch
 
-from benchmarks.common import Setting
+from benchmarks.common import Setting, seconds
 from s4spipe.pipeline import stage
 from s4spipe.pipeline.schema import Params
-from s4spipe.sampling.batches import synchronize
 from s4spipe.sampling.loop import sample
 from s4spipe.solvers import registry, timesteps
 
@@ -25,13 +23,6 @@ def main(params: Params, batch: int, rounds: int) -> None:
     device, denoiser, noise = setting.device, setting.denoiser, setting.noise
     x_T, labels = setting.draw("sample", batch)
 
-    def seconds(run) -> float:
-        synchronize(device)
-        started = time.perf_counter()
-        run()
-        synchronize(device)
-        return time.perf_counter() - started
-
     click.echo(f"{device}, batches of {batch}, median of {rounds} rounds")
     with torch.inference_mode():
         sigma = torch.ones(batch, device=device)
@@ -43,7 +34,8 @@ def main(params: Params, batch: int, rounds: int) -> None:
                     denoiser.net(x_T, sigma, labels)
 
             pairs = [
-                (seconds(lambda t=tableau: sample(denoiser, t, x_T, labels)), seconds(bare)) for _ in range(rounds + 2)
+                (seconds(lambda t=tableau: sample(denoiser, t, x_T, labels), device), seconds(bare, device))
+                for _ in range(rounds + 2)
             ]
             ratio = statistics.median(ours / net for ours, net in pairs[2:])
             ours = statistics.median(ours for ours, _ in pairs[2:])

@@ -19,7 +19,7 @@ from s4spipe import noise
 from s4spipe.models.base import prediction
 from s4spipe.models.base.prediction import X0, noise_schedule
 from s4spipe.noise import Flow, VPDiscrete
-from s4spipe.runtime.errors import UserError, needs, shown, unknown
+from s4spipe.runtime.errors import UserError, needs, shown
 from s4spipe.sampling.loop import check_finite
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.solvers import registry, timesteps
@@ -66,9 +66,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         self.tableau = table = Tableau.from_dict(dict(tableau) if isinstance(tableau, Mapping) else tableau)
         flow = isinstance(table.noise, Flow)
         self.init_noise_sigma = 1.0 if isinstance(table.noise, VPDiscrete | Flow) else table.noise.sigma_T
-        if not isinstance(prediction_type, str) or prediction_type not in X0:
-            raise unknown("prediction_type", prediction_type, X0)
-        if prediction_type == "flow_prediction" and not flow:
+        if prediction.known(prediction_type) == "flow_prediction" and not flow:
             raise UserError(f"solver {table.name} is for {_name(table)} noise, where no network predicts "
                             f"{prediction_type!r}")  # fmt: skip
         if table.c_0 != 1:

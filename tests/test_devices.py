@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from s4spipe import models, noise
-from s4spipe.models.base import dry_call, loading
+from s4spipe.models.base import dry_call
 from s4spipe.noise import Flow, VPCosine, VPDiscrete, VPLinear
 from s4spipe.sampling import loop
 from s4spipe.sampling.batches import Noises, generate
@@ -33,7 +33,7 @@ BATCH = 13  # so that its tensors are known by their length
 @pytest.fixture
 def without_float64(monkeypatch):
     """As if the CPU were mps."""
-    for module in (noise, loop, loading):
+    for module in (noise, loop, dry_call):
         monkeypatch.setattr(module, "precision", lambda device: torch.float32)
 
 

@@ -231,7 +231,9 @@ def test_a_solvers_name_cannot_steer_a_terminal(name):
     noise = NOISES["ve"]
     registry.build("ddim", noise, timesteps.build("edm", noise, 2)).save("solver.json")
     write_json("solver.json", read_json("solver.json") | {"name": name})
-    assert "solver.json: entry name must be up to 100 printable letters" in said_of(lambda: Tableau.load("solver.json"))
+    assert "solver.json: tableau entry name must be 1 to 100 printable characters" in said_of(
+        lambda: Tableau.load("solver.json")
+    )
 
 
 def test_the_command_line_says_one_sentence_of_a_hostile_file(place):

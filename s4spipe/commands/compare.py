@@ -9,6 +9,7 @@ from s4spipe import noise
 from s4spipe.commands import terminal
 from s4spipe.commands.terminal import noise_levels
 from s4spipe.report.tables import flat
+from s4spipe.runtime.errors import printable
 from s4spipe.sampling.tableau import Tableau
 
 
@@ -39,14 +40,11 @@ def differences(a: Tableau, b: Tableau, width: int = 100) -> str:
     for key in one | other:
         if one.get(key) != other.get(key):
             lines += textwrap.wrap(
-                f"{key}: {_shown(one.get(key, '-'))} / {_shown(other.get(key, '-'))}", width, subsequent_indent="    "
+                f"{key}: {printable(str(one.get(key, '-')))} / {printable(str(other.get(key, '-')))}",
+                width,
+                subsequent_indent="    ",
             )
     return terminal.safe("\n".join(lines))
-
-
-def _shown(value: object) -> str:
-    """A value as text that cannot steer a terminal."""
-    return str(value) if str(value).isprintable() else ascii(value)
 
 
 def _line(what: str, ours: object, theirs: object) -> str:

@@ -100,11 +100,7 @@ def read_tensors(path: str | Path, *needed: str, tensors: bool = True) -> tuple[
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {})["s4spipe"])
-            if lacking := sorted(set(needed) - set(file.keys())):
-                raise UserError(f"{path}: holds no tensor {lacking[0]!r}; make it again with `dvc repro`")
-            return {name: file.get_tensor(name) for name in file.keys() if tensors}, metadata  # noqa: SIM118
-    except UserError:
-        raise
+            found = {name: file.get_tensor(name) for name in file.keys() if tensors}  # noqa: SIM118
     except FileNotFoundError:
         raise missing(path) from None
     except (SafetensorError, OSError) as error:
@@ -113,6 +109,10 @@ def read_tensors(path: str | Path, *needed: str, tensors: bool = True) -> tuple[
         ) from None
     except (KeyError, TypeError, ValueError, RecursionError):
         raise UserError(f"{path}: a safetensors file, but not one that s4spipe wrote") from None
+    for name in needed:
+        if name not in found:
+            raise UserError(f"{path}: holds no tensor {name!r}; make it again with `dvc repro`")
+    return found, metadata
 
 
 def write_array(path: str | Path, array: np.ndarray) -> None:

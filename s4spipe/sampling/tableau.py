@@ -215,8 +215,6 @@ class Tableau:
         for key, kind in {"name": str, "noise": dict, "meta": dict, "W": list}.items():
             if not isinstance(data[key], kind):
                 raise UserError(f"entry {key} must be of type {kind.__name__}, got {shown(data[key])}")
-        if len(data["name"]) > 100 or not data["name"].isprintable():
-            raise UserError(f"entry name must be up to 100 printable letters, got {shown(data['name'])}")
         t, t_c, c = (_numbers(key, data[key]) for key in ("t", "t_c", "c"))
         c_0 = _numbers("c_0", [data["c_0"]])[0]
         if isinstance(data["nfe"], bool) or data["nfe"] != len(c):

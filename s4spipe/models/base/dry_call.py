@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from s4spipe.models.base.denoiser import Denoiser
+from s4spipe.noise import precision
 from s4spipe.runtime.errors import UserError
 
 # How far apart the x0 predictions of one row may be, alone and in a batch, relative to their norm.
@@ -31,12 +32,8 @@ def output(raw: Any, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def check(denoiser: Denoiser, dtype: torch.dtype = torch.float64) -> None:
-    """Call the denoiser on two noises at two times, and on one of them alone.
-
-    Args:
-        denoiser: the model, on its device.
-        dtype: of the states.
+def check(denoiser: Denoiser) -> None:
+    """Call the denoiser, on its device, on two noises at two times, and on one of them alone.
 
     Raises:
         UserError: if the network cannot be called so, returns another shape or numbers that are not finite, or if its
@@ -45,7 +42,7 @@ def check(denoiser: Denoiser, dtype: torch.dtype = torch.float64) -> None:
     if denoiser.device.type == "meta":
         return  # holds no numbers
     try:
-        difference = apart(denoiser, dtype)
+        difference = apart(denoiser)
     except UserError:
         raise
     except Exception as error:  # a network may raise anything
@@ -63,12 +60,12 @@ def check(denoiser: Denoiser, dtype: torch.dtype = torch.float64) -> None:
 
 
 @torch.no_grad()
-def apart(denoiser: Denoiser, dtype: torch.dtype) -> float:
+def apart(denoiser: Denoiser) -> float:
     """How far apart the x0 predictions of one row are, alone and in a batch of two, relative to their norm.
 
     Raises UserError for predictions of another shape, or not finite, and whatever the network raises.
     """
-    noise = denoiser.noise_schedule
+    noise, dtype = denoiser.noise_schedule, precision(denoiser.device)
     t = noise.inverse(torch.tensor([-1.0, 1.0], dtype=torch.float64)).clamp(noise.t_min, noise.T)
     drawn = torch.randn(2, *denoiser.sample_shape, generator=torch.Generator().manual_seed(0))
     x = drawn.to(denoiser.device, dtype) * noise.sigma(t).to(denoiser.device, dtype).view(2, *[1] * (drawn.ndim - 1))

@@ -13,7 +13,7 @@ from torch import Tensor
 from s4spipe.models.base import dry_call
 from s4spipe.models.base.denoiser import Denoiser
 from s4spipe.models.base.settings import ORIGIN, ModelSettings
-from s4spipe.noise import NoiseSchedule, precision
+from s4spipe.noise import NoiseSchedule
 from s4spipe.runtime.errors import UserError, shown, unknown
 from s4spipe.runtime.files import read_json
 from s4spipe.runtime.scratch import signature
@@ -74,7 +74,7 @@ def load(
         denoiser.set_precision(PRECISIONS[settings.precision])
     denoiser.to(device).eval().requires_grad_(False)
     try:
-        dry_call.check(denoiser, precision(denoiser.device))
+        dry_call.check(denoiser)
     except UserError as error:
         where = "" if str(error).startswith("model.") else f"{settings.source or settings.weights}: "
         raise UserError(f"{where}{error}") from None

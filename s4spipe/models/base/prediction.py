@@ -66,13 +66,11 @@ class Training:
         noise: its noise schedule.
         prediction: what it predicts, a key of `X0`.
         time_scale: its time at t = 1 of the noise schedule: 1 if it is shown t itself.
-        learned_variance: whether its output has a variance in a second half of the channels.
     """
 
     noise: NoiseSchedule
     prediction: str
     time_scale: float = 1.0
-    learned_variance: bool = False
 
     @property
     def flow(self) -> bool:
@@ -102,23 +100,21 @@ def read(config: Mapping[str, Any]) -> Training:
         schedule = noise.from_description(dict(config["tableau"])["noise"])
         flow = isinstance(schedule, Flow)
         name = config.get("prediction_type", "flow_prediction" if flow else "epsilon")
-        variance = str(config.get("variance_type")).startswith("learned")
-        return Training(schedule, _prediction(name), float(scale) if flow else 1.0, variance)
+        return Training(schedule, known(name), float(scale) if flow else 1.0)
     flow = _is_flow(config)
     _check_keys(config, flow)
     get = {**_defaults(config), **{key: value for key, value in config.items() if key in TRAINING}}.get
-    variance = str(get("variance_type")).startswith("learned")
     usual = "epsilon" if get("predict_epsilon", True) else "sample"  # a key of diffusers before 0.10
     given = config.get("prediction_type", usual)
     if flow:
         name = config.get("prediction_type", "flow_prediction")
         if CLASSES.get(config.get("_class_name", "")) == "flow" and name != "flow_prediction":
             raise _contradiction(config, "prediction_type")
-        return Training(Flow(), _prediction(name), float(_steps(get("num_train_timesteps"))), variance)
+        return Training(Flow(), known(name), float(_steps(get("num_train_timesteps"))))
     if given == "flow_prediction":
         raise UserError("the scheduler's config has prediction_type: 'flow_prediction' but not use_flow_sigmas: true, "
                         "which says that the model is a flow model")  # fmt: skip
-    return Training(VPDiscrete(_table(get)), _prediction(given), 1.0, variance)
+    return Training(VPDiscrete(_table(get)), known(given))
 
 
 def _is_flow(config: Mapping[str, Any]) -> bool:
@@ -213,7 +209,8 @@ def _of_rule(get: Any, count: int) -> tuple[float, ...]:
     return tuple((1 - own.betas.double()).cumprod(0).tolist())
 
 
-def _prediction(name: Any) -> str:
+def known(name: Any) -> str:
+    """What a network predicts, if it is a key of `X0`. Raises UserError for anything else."""
     if not isinstance(name, str) or name not in X0:
         raise unknown("prediction_type", name, X0)
     return name
