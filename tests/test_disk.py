@@ -15,28 +15,24 @@ pytestmark = pytest.mark.slow
 ROOM = (0, 0.5)  # on the disk, in shares of what the stage writes
 
 
-@pytest.fixture
-def disk(project, tmp_path):
-    """A copy of the project on a small disk of its own."""
-    disk = tmp_path / "disk"
+@pytest.fixture(scope="module")
+def disk(project, tmp_path_factory):
+    """A copy of the project, on a small disk of its own where this user may mount one."""
+    disk = tmp_path_factory.mktemp("small") / "disk"
     disk.mkdir()
-    with mounted("-t", "tmpfs", "-o", "size=32m", "tmpfs", disk):
-        shutil.copyfile(project / "params.yaml", disk / "params.yaml")
-        for part in ("data", "inputs", "models", "runs"):
-            shutil.copytree(project / part, disk / part)
-        yield disk
+    mounted = mount("-t", "tmpfs", "-o", "size=32m", "tmpfs", disk).returncode == 0
+    shutil.copyfile(project / "params.yaml", disk / "params.yaml")
+    for part in ("data", "inputs", "models", "runs"):
+        shutil.copytree(project / part, disk / part)
+    yield disk
+    if mounted:
+        subprocess.run(["umount", disk], check=True)
 
 
-@contextmanager
-def mounted(*arguments):
-    """Something that `mount` mounts; skips the test where this user may not."""
-    done = mount(*arguments)
-    if done.returncode:
-        pytest.skip(f"no right to mount here: {done.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", arguments[-1]], check=True)
+@pytest.fixture
+def may_mount(disk):
+    if not disk.is_mount():
+        pytest.skip("no right to mount here")
 
 
 def mount(*arguments):
@@ -55,9 +51,12 @@ def full(disk, room):
 
 @contextmanager
 def read_only(folder):
-    with mounted("--bind", folder, folder):
+    assert mount("--bind", folder, folder).returncode == 0
+    try:
         assert mount("-o", "remount,ro,bind", folder).returncode == 0
         yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
 class Trial:
@@ -67,6 +66,7 @@ class Trial:
         self.folder, (self.command, outs, short) = folder, STAGES[name]
         edit(folder, **short)
         self.outs = [folder / out for out in outs]
+        self.before = {out: out.read_bytes() for out in self.outs if out.exists()}
         assert self.run() == (0, [])
         self.whole = self.read()
 
@@ -113,9 +113,20 @@ class Trial:
         return set((self.folder / ".s4spipe").rglob("*.pt"))
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_a_full_disk_is_told_in_one_sentence_and_the_stage_goes_on_when_there_is_room(name, disk, record_property):
-    trial = Trial(name, disk)
+@pytest.fixture(scope="module", params=STAGES)
+def trial(request, disk):
+    """Every stage, run once."""
+    parameters = (disk / "params.yaml").read_bytes()
+    trial = Trial(request.param, disk)
+    yield trial
+    (disk / "params.yaml").write_bytes(parameters)
+    for out, content in trial.before.items():
+        out.write_bytes(content)
+
+
+def test_a_full_disk_is_told_in_one_sentence_and_the_stage_goes_on_when_there_is_room(
+    trial, disk, may_mount, record_property
+):
     size = sum(map(len, trial.whole))
     failed = [trial.fails(full(disk, int(share * size)), "make room on its disk") for share in ROOM]
     assert failed[0]
@@ -124,9 +135,7 @@ def test_a_full_disk_is_told_in_one_sentence_and_the_stage_goes_on_when_there_is
     assert trial.read() == trial.whole
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_a_folder_that_cannot_be_written_is_told_in_one_sentence(name, disk, record_property):
-    trial = Trial(name, disk)
+def test_a_folder_that_cannot_be_written_is_told_in_one_sentence(trial, disk, may_mount, record_property):
     folders = [disk, trial.outs[-1].parent]
     for folder in folders:
         assert trial.fails(read_only(folder), "give yourself the right to read and write there")
@@ -135,9 +144,7 @@ def test_a_folder_that_cannot_be_written_is_told_in_one_sentence(name, disk, rec
     assert trial.read() == trial.whole
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_of_the_same_stage_twice_at_once_one_waits_and_both_end_the_same(name, project, edited, record_property):
-    trial = Trial(name, project)
+def test_of_the_same_stage_twice_at_once_one_waits_and_both_end_the_same(trial, disk, record_property):
     started = [trial.start(number) for number in range(2)]
     for process, _ in started:
         process.join()
@@ -150,4 +157,4 @@ def test_of_the_same_stage_twice_at_once_one_waits_and_both_end_the_same(name, p
     ]
     record_property("stages started twice at once", 1)
     record_property("of which one waited", len(waits))
-    assert not any((project / ".s4spipe").iterdir())
+    assert not any((disk / ".s4spipe").iterdir())

@@ -27,6 +27,7 @@ HERE = {
     "'learned=[s4s_alt,gs,ld3]'": "'learned=[gs]' -S 'nfe=[3]'",
     "'searched=[gits]'": "'searched=[gits]' -S 'learned=[s4s]'",
     "order=4": "order=2",
+    "seed=0,1": "seed=1",
     "radius=0.01,0.02,0.05": "radius=0.01,0.05",
     "--nproc-per-node 8": "--nproc-per-node 2",
     "learn@digits-s4s-5": "learn@digits-s4s-3",
@@ -101,37 +102,38 @@ def test_models(place):
 
 @pytest.mark.slow
 def test_sweeping(place):
-    """Also: four queued experiments in two workers give the same as one by one, on the code that was queued with them,
+    """Also: two queued experiments in two workers give the same as one by one, on the code that was queued with them,
     and none makes the pairs again."""
     one, queued, shown, compared = follow("docs/guide/sweeping.md", place)
     assert one.count("Queued experiment") == 2
-    assert queued.count("Queued experiment") == 4
+    assert queued.count("Queued experiment") == 2
     spoilt = place / "stages/learn.py"
     code = spoilt.read_text()
     spoilt.write_text("raise SystemExit('the code of the workspace')")
     settle(place)
     spoilt.write_text(code)
     logs = [run(place, "dvc", "queue", "logs", name) for name in names(place)]
-    assert len(logs) == 2 + 4
+    assert len(logs) == 2 + 2
     for log in logs:
         assert "teacher_pairs" not in ran(log)
     learned = [ran(log) & {"learn@digits-s4s-3", "learn@digits-s4s_alt-3"} for log in logs]
-    assert list(map(len, learned)) == [1] * 6
+    assert list(map(len, learned)) == [1] * 4
     found = {}
     for row in shown_experiments(place):
         if row["learners.s4s_alt.order"].isdigit():  # of the second sweep
-            found[row["learners.s4s_alt.order"], row["learners.s4s_alt.seed"]] = row["Experiment"]
-    for (order, seed), name in found.items():
-        edit(place, learners={"s4s_alt": {"order": int(order), "seed": int(seed)}})
+            assert row["learners.s4s_alt.seed"] == "1"
+            found[row["learners.s4s_alt.order"]] = row["Experiment"]
+    for order, name in found.items():
+        edit(place, learners={"s4s_alt": {"order": int(order), "seed": 1}})
         run(place, "dvc", "repro", "-q", "learn@digits-s4s_alt-3")
         ours, theirs = ((place / "dvc.lock").read_text(), committed(place, name, "dvc.lock"))
         assert learned_solver(ours) == learned_solver(theirs)
         solver = "runs/digits/solvers/s4s_alt-3/solver.json"
         assert committed(place, name, solver) == (place / solver).read_text()
-    assert len(found) == 4
+    assert len(found) == 2
     assert "s4s_alt-3" in shown
     table = [line for line in shown.splitlines() if line.startswith("  ")]
-    assert len(table) == 1 + 2 + 4
+    assert len(table) == 1 + 2 + 2
     assert max(map(len, table)) <= 80
     assert "diff.html" in compared
     assert "workspace" in (place / "diff.html").read_text()

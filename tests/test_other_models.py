@@ -85,7 +85,9 @@ def unet(weights):
                        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
 """
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload([*(f"stages.{name}" for name in ("learn", "sample", "evaluate", "report")), "diffusers"])
+FORK.set_forkserver_preload(
+    ["support.uncounted", *(f"stages.{name}" for name in ("learn", "sample", "evaluate", "report")), "diffusers"]
+)
 
 
 def own_code(path, name):

@@ -6,7 +6,7 @@ import multiprocessing
 RUN = "runs/digits"
 STAGES = {
     "train_digits": (["train_digits"], ["models/digits.safetensors"],
-                     {"train_digits": {"steps": 20, "batch_size": 16}}),
+                     {"train_digits": {"steps": 8, "batch_size": 8}}),
     "train_features": (["train_features", "features"], ["models/features.safetensors"],
                        {"train_features": {"epochs": 3}}),
     "train_perceptual": (["train_features", "perceptual"], ["models/perceptual.safetensors"],
@@ -14,11 +14,11 @@ STAGES = {
     "digits_images": (["digits_images"], ["data/digits.npy"], {}),
     "prompts": (["prompts"], [f"{RUN}/prompts.safetensors"], {}),
     "real": (["real"], [f"{RUN}/real.safetensors"], {}),
-    "reference": (["reference"], [f"{RUN}/reference.safetensors"], {"reference": {"count": 70}}),
+    "reference": (["reference"], [f"{RUN}/reference.safetensors"], {"reference": {"count": 36}}),
     "schedules": (["schedules"], [f"{RUN}/schedules/inputs.json"], {}),
     "tables": (["tables"], [f"{RUN}/tables/ddim-3.json", f"{RUN}/tables/teacher-6.json", f"{RUN}/starts/free-3.json"],
                {}),
-    "search": (["search", "gits"], [f"{RUN}/schedules/gits.json"], {"gits": {"grid": 6, "noises": 70}}),
+    "search": (["search", "gits"], [f"{RUN}/schedules/gits.json"], {"gits": {"grid": 6, "noises": 40}}),
     "teacher_pairs": (["teacher_pairs"], [f"{RUN}/pairs/train.safetensors", f"{RUN}/pairs/validation.safetensors"], {}),
     "learn": (["learn", "solvers", "s4s", "3"], [f"{RUN}/solvers/s4s-3/{name}.json" for name in ("solver", "history")],
               {"learners": {"s4s": {"epochs": 2}}}),
@@ -38,8 +38,9 @@ STAGES = {
 FORK = multiprocessing.get_context("forkserver")
 # What the stages import, once for all the processes forked below.
 FORK.set_forkserver_preload(
-    [*(f"stages.{arguments[0]}" for arguments, _, _ in STAGES.values()), "diffusers.models.unets.unet_2d"]
-)
+    ["support.uncounted", *(f"stages.{arguments[0]}" for arguments, _, _ in STAGES.values()),
+     "diffusers.models.unets.unet_2d"]
+)  # fmt: skip
 # Those that several processes can share.
 DIVIDED = ("real", "reference", "search", "teacher_pairs", "learn", "learn alternating", "fit", "refine", "sample",
            "evaluate")  # fmt: skip
