@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from s4spipe import noise
 from s4spipe.models.base import prediction
 from s4spipe.models.base.prediction import X0, noise_schedule
 from s4spipe.noise import Flow, VPDiscrete
+from s4spipe.runtime.checks import whole
 from s4spipe.runtime.errors import UserError, needs, shown
 from s4spipe.sampling.loop import check_finite
 from s4spipe.sampling.tableau import Tableau
@@ -42,7 +43,8 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
 
     Args:
         tableau: a solver, as `Tableau.to_dict()` describes it.
-        prediction_type: what the network predicts: epsilon, sample, v_prediction or flow_prediction.
+        prediction_type: what the network predicts: epsilon, sample, v_prediction or flow_prediction. By default,
+            epsilon (discrete VP noise), the velocity (flow matching) or x0 (all other noise).
         num_train_timesteps: for a flow model, the network's time at t = 1.
         use_flow_sigmas: tells Flux's pipeline to leave the times to the scheduler.
         variance_type: if it begins with `learned`, the network's output has a variance in a second half of its
@@ -53,20 +55,26 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
     """
 
     order = 1
+    _compatibles: ClassVar = list(
+        prediction.CLASSES
+    )  # whose keys it keeps, so that a pipeline can be given one of them again
 
     @register_to_config
     def __init__(
         self,
+        *,
         tableau: dict,
-        prediction_type: str = "epsilon",
+        prediction_type: str | None = None,
         num_train_timesteps: int = 1000,
         use_flow_sigmas: bool = True,
         variance_type: str | None = None,
     ):
         self.tableau = table = Tableau.from_dict(dict(tableau) if isinstance(tableau, Mapping) else tableau)
         flow = isinstance(table.noise, Flow)
+        whole("num_train_timesteps", num_train_timesteps)
+        self.prediction = prediction.known(_usual_prediction(table) if prediction_type is None else prediction_type)
         self.init_noise_sigma = 1.0 if isinstance(table.noise, VPDiscrete | Flow) else table.noise.sigma_T
-        if prediction.known(prediction_type) == "flow_prediction" and not flow:
+        if self.prediction == "flow_prediction" and not flow:
             raise UserError(f"solver {table.name} is for {_name(table)} noise, where no network predicts "
                             f"{prediction_type!r}")  # fmt: skip
         if table.c_0 != 1:
@@ -75,6 +83,18 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         self.alpha, self.sigma = table.noise.alpha(table.t_c).tolist(), table.noise.sigma(table.t_c).tolist()
         self.timesteps = self._times()
         self._restart()
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **options: Any) -> Any:
+        """A scheduler from its own config; or, with a `tableau`, from the config of a pipeline's own scheduler, as
+        `from_tableau` makes it. Raises UserError for a config without a solver."""
+        if "tableau" in options:
+            scheduler = cls.from_tableau(Tableau.from_dict(options.pop("tableau")), config)
+            return (scheduler, options) if return_unused_kwargs else scheduler
+        if not isinstance(config, Mapping) or "tableau" not in config:
+            raise UserError("S4SScheduler needs a solver, which this scheduler's config does not have: use "
+                            "S4SScheduler.from_tableau('solver.json', pipe.scheduler.config)")  # fmt: skip
+        return super().from_config(config, return_unused_kwargs, **options)
 
     @classmethod
     def from_tableau(
@@ -105,14 +125,16 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             if not isinstance(solver, str | Path):
                 raise UserError(f"solver must be a tableau, or the path of a file or a folder, got {shown(solver)}")
             if Path(solver).is_dir() or (not Path(solver).exists() and HUB_ID.fullmatch(str(solver))):
-                return _from_folder(cls, str(solver))
-            solver = Tableau.load(solver)
+                saved = _from_folder(cls, str(solver))
+                if config is None:
+                    return saved
+                solver = saved.tableau
+            else:
+                solver = Tableau.load(solver)
         if config is not None and not isinstance(config, Mapping):
             raise UserError(f"config must be a scheduler's config, as pipe.scheduler.config, got {shown(config)}")
-        # diffusers may forget a value that equals its default, unless it was passed by keyword.
-        options: dict[str, Any] = {"tableau": solver.to_dict(), "prediction_type": _usual_prediction(solver)}
         if config is None:
-            return cls(**options)
+            return cls(tableau=solver.to_dict(), prediction_type=_usual_prediction(solver))
         if not isinstance(solver.noise, VPDiscrete | Flow):
             raise UserError(
                 f"solver {solver.name} is for {_name(solver)} noise, which diffusers' pipelines do not have: run it "
@@ -127,9 +149,15 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             if len(theirs) != len(ours) or not torch.allclose(theirs, ours, rtol=1e-4, atol=1e-7):
                 raise UserError(f"solver {solver.name} was made for another model: its alphas_cumprod are not those of "
                                 "the pipeline's scheduler")  # fmt: skip
-        options["prediction_type"] = model.prediction
-        options["variance_type"] = config.get("variance_type")
-        return cls(**options, num_train_timesteps=config.get("num_train_timesteps", 1000))
+        own = {key: config[key] for key in ("num_train_timesteps", "variance_type") if key in config}
+        scheduler = cls(tableau=solver.to_dict(), prediction_type=model.prediction, **own)
+        # The pipeline's own keys (betas, shift, ...) are kept: OtherScheduler.from_config(pipe.scheduler.config) finds
+        # the model's noise in them, and pipelines ask for some. So is which of them are defaults of their class.
+        kept = {key: value for key, value in config.items() if key not in scheduler.config and key[:1] != "_"}
+        defaults = [key for key in config.get("_use_default_values", ()) if key in kept]
+        defaults += scheduler.config["_use_default_values"]
+        scheduler.register_to_config(**kept, _use_default_values=defaults)
+        return scheduler
 
     @classmethod
     def from_classical(cls, solver: str, schedule: timesteps.Schedule, nfe: int, config: dict) -> "S4SScheduler":
@@ -151,7 +179,9 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         num_inference_steps: int | None = None,
         device: torch.device | str | None = None,
         timesteps: list | None = None,
+        sigmas: list | None = None,
         mu: float | None = None,
+        original_inference_steps: int | None = None,
     ) -> None:
         """Reset the scheduler for a new batch.
 
@@ -159,20 +189,30 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             num_inference_steps: the solver's NFE.
             device: where to put the timesteps.
             timesteps: must be None: the solver has its own times.
+            sigmas: ignored, if as many as the solver's NFE. Some pipelines of flow models always give some.
             mu: ignored. Some pipelines shift a flow model's times by it.
+            original_inference_steps: ignored. Pipelines of latent consistency models give it.
 
         Raises:
             UserError: for another number of steps than the solver's NFE, and for custom timesteps.
         """
-        nfe = self.tableau.nfe
-        asked_for = num_inference_steps is None or (isinstance(num_inference_steps, int) and num_inference_steps == nfe)
-        if timesteps is not None or not asked_for:
-            asked = "timesteps" if timesteps is not None else f"num_inference_steps={shown(num_inference_steps)}"
+        nfe, asked = self.tableau.nfe, None
+        if timesteps is not None:
+            asked = "timesteps"
+        elif sigmas is not None and len(sigmas) != nfe:
+            asked = f"{len(sigmas)} sigmas"
+        elif num_inference_steps is not None and whole("num_inference_steps", num_inference_steps) != nfe:
+            asked = f"num_inference_steps={shown(num_inference_steps)}"
+        if asked:
             raise UserError(
                 f"solver {self.tableau.name} makes {nfe} evaluations at its own times: call the pipeline with "
                 f"num_inference_steps={nfe}, got {asked}"
             )
-        self.num_inference_steps, self.timesteps = nfe, self._times().to(device)
+        try:
+            self.timesteps = self._times().to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"device must be one of this machine, got {shown(device)} ({str(error)[:80]})") from None
+        self.num_inference_steps = nfe
         self._restart()
 
     @property
@@ -208,6 +248,8 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         sample: Tensor,
         generator: torch.Generator | None = None,
         return_dict: bool = True,
+        eta: float = 0.0,
+        use_clipped_model_output: bool | None = None,
     ) -> SchedulerOutput | tuple[Tensor]:
         """Make one step of the solver.
 
@@ -217,6 +259,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             sample: the current state [B, ...].
             generator: ignored; the solver is deterministic.
             return_dict: whether to return a SchedulerOutput rather than a tuple.
+            eta, use_clipped_model_output: DDIM's options. They must be 0 and false: the solver has none.
 
         Returns:
             The next state, as `prev_sample` or in a tuple.
@@ -225,6 +268,9 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             UserError: if a step was left out, `sample` is not the result of the previous step, or the network's output
                 is not finite or has another shape than `sample`.
         """
+        if eta or use_clipped_model_output:
+            raise UserError(f"solver {self.tableau.name} adds no noise on the way and clips nothing: leave out eta and "
+                            "use_clipped_model_output")  # fmt: skip
         i = len(self._evaluations)
         if i == self.tableau.nfe or not math.isclose(timestep, self.timesteps[i], rel_tol=1e-3, abs_tol=1e-6):
             raise UserError(f"solver {self.tableau.name} takes its {self.tableau.nfe} steps in turn: got timestep "
@@ -236,7 +282,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         elif sample.shape != self._state.shape or not torch.equal(sample, self._state.to(sample.dtype)):
             raise UserError("the sample was changed between two steps, which this solver does not allow: every step "
                             "refers back to the initial noise")  # fmt: skip
-        x0 = X0[self.config.prediction_type](self._state, model_output.to(precision), self.alpha[i], self.sigma[i])
+        x0 = X0[self.prediction](self._state, model_output.to(precision), self.alpha[i], self.sigma[i])
         self._evaluations.append(x0)
         self._state = state = self.tableau.state(i + 1, self._x_T, self._evaluations)
         previous = state.to(sample.dtype, copy=True)

@@ -135,9 +135,9 @@ def test_learning_that_never_saw_a_finite_loss_ends_with_a_sentence():
         (lambda c: S4SScheduler.from_classical("ddim", None, 4, c), "schedule"),
         (lambda c: S4SScheduler.from_tableau(None, c), "solver must be a tableau, or the path"),
         (lambda c: S4SScheduler.from_tableau(torch.zeros(3), c), "solver must be a tableau, or the path"),
-        (lambda c: S4SScheduler(None), "must be a JSON object"),
+        (lambda c: S4SScheduler(tableau=None), "must be a JSON object"),
         (lambda c: S4SScheduler.from_classical("ddim", "time_uniform", 4, c).set_timesteps(torch.tensor([4.0, 1.0])),
-         "num_inference_steps=4, got num_inference_steps=tensor"),
+         "num_inference_steps must be a whole number, got tensor"),
     ],
 )  # fmt: skip
 def test_python_callers_of_the_scheduler_get_one_sentence(call, says):

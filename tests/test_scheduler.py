@@ -175,6 +175,88 @@ def test_a_pipeline_saved_with_it_loads_and_makes_the_same(tmp_path):
     assert images(pipe, call, 3).shape == expected.shape
 
 
+def test_a_pipeline_can_be_given_its_own_scheduler_again():
+    """`from_config(pipe.scheduler.config)` is how diffusers changes schedulers."""
+    pipe, call = build(guided)
+    own, expected = pipe.scheduler.config, images(pipe, call, 4)
+    drive(pipe, registry.make("dpmpp_2m", "logsnr", SD, 4))
+    assert not np.array_equal(images(pipe, call, 4), expected)
+    pipe.scheduler = S4SScheduler.from_config(pipe.scheduler.config)  # which keeps what it was given
+    drive(pipe, registry.make("ddim", "logsnr", SD, 3))
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+    assert {key: pipe.scheduler.config[key] for key in own if key[:1] != "_"} == {
+        key: value for key, value in own.items() if key[:1] != "_"
+    }
+    assert np.array_equal(images(pipe, call, 4), expected)
+    shifted = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    ours = S4SScheduler.from_tableau(registry.make("ddim", "logsnr", Flow(), 4), shifted.config)
+    assert type(shifted).from_config(ours.config).config.shift == 3.0
+    several = diffusers.DPMSolverMultistepScheduler(**SCALED, use_karras_sigmas=True)
+    ours = S4SScheduler.from_tableau(registry.make("ddim", "logsnr", SD, 4), several.config)
+    again = type(several).from_config(ours.config)
+    assert again.config.use_flow_sigmas is False
+    assert torch.equal(again.alphas_cumprod, several.alphas_cumprod)
+
+
+def test_a_pipeline_that_makes_its_own_scheduler_of_ours_has_the_models_noise():
+    pipe, _ = build(unconditional)
+    ours = S4SScheduler.from_tableau(registry.make("ddim", "logsnr", SD, 4), SCALED)
+    pipe = diffusers.DDIMPipeline(pipe.unet, ours)
+    assert torch.equal(pipe.scheduler.alphas_cumprod, diffusers.DDIMScheduler(**SCALED).alphas_cumprod)
+    pipe.scheduler = ours  # and it passes DDIM's options to it
+    assert len(pipe(batch_size=2, num_inference_steps=4, output_type="np").images) == 2
+    with pytest.raises(UserError, match="leave out eta"):
+        pipe(batch_size=2, num_inference_steps=4, eta=0.5)
+
+
+def test_however_it_is_made_it_knows_what_the_network_predicts(tmp_path):
+    table = registry.make("dpmpp_2m", "logsnr", Flow(), 4)
+    config = diffusers.FlowMatchEulerDiscreteScheduler().config
+    made = [S4SScheduler.from_tableau(table, config), S4SScheduler.from_config(config, tableau=table.to_dict()),
+            S4SScheduler(tableau=table.to_dict()), S4SScheduler.from_tableau(table)]  # fmt: skip
+    assert {scheduler.prediction for scheduler in made} == {"flow_prediction"}
+    assert S4SScheduler(tableau=registry.make("ddim", "edm", VE(), 3).to_dict()).prediction == "sample"
+    table = registry.make("dpmpp_2m", "logsnr", SD, 4)
+    scheduler = S4SScheduler(tableau=table.to_dict(), prediction_type="v_prediction")
+    scheduler.save_pretrained(tmp_path)
+    config = diffusers.DDIMScheduler(**SCALED, prediction_type="v_prediction").config
+    for again in (S4SScheduler.from_config(scheduler.config), S4SScheduler.from_pretrained(tmp_path),
+                  S4SScheduler.from_tableau(tmp_path, config)):  # fmt: skip
+        assert again.prediction == "v_prediction"
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda folder: S4SScheduler.from_tableau(folder, diffusers.DDIMScheduler().config), "another model"),
+        (lambda folder: S4SScheduler.from_tableau(folder, diffusers.FlowMatchEulerDiscreteScheduler().config), "flow"),
+        (lambda folder: S4SScheduler.from_config(diffusers.DDIMScheduler().config, tableau=scheduler().config.tableau),
+         "another model"),
+        (lambda folder: S4SScheduler.from_config(diffusers.DDIMScheduler().config), "needs a solver"),
+        (lambda folder: S4SScheduler.from_tableau(folder / "ddim"), "needs a solver"),
+        (lambda folder: S4SScheduler.from_pretrained(folder / "ddim"), "needs a solver"),
+        (lambda folder: S4SScheduler(tableau=scheduler().config.tableau, num_train_timesteps="1000"),
+         "num_train_timesteps must be a whole number"),
+        (lambda folder: S4SScheduler(tableau=scheduler().config.tableau, num_train_timesteps=-5), "at least 1"),
+        (lambda folder: scheduler().set_timesteps(4, "gpu"), "one of this machine, got 'gpu'"),
+        (lambda folder: scheduler().set_timesteps(sigmas=[1.0, 0.5]), "got 2 sigmas"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_refused(make, says, tmp_path):
+    scheduler().save_pretrained(tmp_path)
+    diffusers.DDIMScheduler().save_pretrained(tmp_path / "ddim")
+    with pytest.raises(UserError, match=says):
+        make(tmp_path)
+
+
+def test_numbers_of_steps_of_any_kind_and_what_some_pipelines_add():
+    one = scheduler()
+    for given in ({"num_inference_steps": np.int64(4)}, {"sigmas": np.linspace(1, 0.25, 4)}, {"mu": 1.1},
+                  {"num_inference_steps": 4, "original_inference_steps": 50}):  # fmt: skip
+        one.set_timesteps(**given)
+        assert len(one.timesteps) == 4
+
+
 def scheduler(nfe=4):
     return S4SScheduler.from_tableau(registry.make("ipndm", "edm", SD, nfe))
 

@@ -57,7 +57,9 @@ def load(
         raise UserError(f"device must be a name such as cpu or cuda, got {shown(device)}") from None
     denoiser: Denoiser = _kind(settings).load(settings)
     if settings.condition == "labels" and not denoiser.num_classes:
-        raise UserError("model.condition: labels, but this model has no classes; use none")
+        raise UserError("model.condition: labels, but this model has no classes; use none, or prompts for one of text")
+    if settings.condition == "prompts" and not denoiser.in_order:
+        raise UserError("model.condition: prompts, but this is no text-to-image model; use none or labels")
     denoiser.guide(settings.guidance)
     denoiser.identity = identity(settings)
     denoiser.conditional = settings.condition != "none"

@@ -97,9 +97,13 @@ def read(config: Mapping[str, Any]) -> Training:
         raise UserError(f"a scheduler's config is needed, such as pipe.scheduler.config, got {type(config).__name__}")
     if "tableau" in config:
         scale = _steps(config.get("num_train_timesteps", 1000))
-        schedule = noise.from_description(dict(config["tableau"])["noise"])
+        table = config["tableau"]
+        if not isinstance(table, Mapping) or not isinstance(table.get("noise"), Mapping):
+            raise UserError(f"the scheduler's config needs a solver for tableau, got {shown(table)}")
+        schedule = noise.from_description(dict(table["noise"]))
         flow = isinstance(schedule, Flow)
-        name = config.get("prediction_type", "flow_prediction" if flow else "epsilon")
+        name = config.get("prediction_type")
+        name = ("flow_prediction" if flow else "epsilon") if name is None else name
         return Training(schedule, known(name), float(scale) if flow else 1.0)
     flow = _is_flow(config)
     _check_keys(config, flow)
@@ -110,7 +114,7 @@ def read(config: Mapping[str, Any]) -> Training:
         name = config.get("prediction_type", "flow_prediction")
         if CLASSES.get(config.get("_class_name", "")) == "flow" and name != "flow_prediction":
             raise _contradiction(config, "prediction_type")
-        return Training(Flow(), known(name), float(_steps(get("num_train_timesteps"))))
+        return Training(Flow(), known(name), float(_steps(get("num_train_timesteps"), 1)))
     if given == "flow_prediction":
         raise UserError("the scheduler's config has prediction_type: 'flow_prediction' but not use_flow_sigmas: true, "
                         "which says that the model is a flow model")  # fmt: skip
@@ -216,8 +220,8 @@ def known(name: Any) -> str:
     return name
 
 
-def _steps(value: Any) -> int:
-    return whole("num_train_timesteps of the scheduler's config", value, 2, 10**6)
+def _steps(value: Any, least: int = 2) -> int:
+    return whole("num_train_timesteps of the scheduler's config", value, least, 10**6)
 
 
 def _is_finite(value: Any) -> bool:

@@ -1,5 +1,7 @@
 """diffusers pipelines, from a folder that `save_pretrained` wrote or that was downloaded."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -29,17 +31,25 @@ def load(settings: ModelSettings) -> Denoiser:
     name = index(Path(settings.weights)).get("_class_name")
     if not isinstance(name, str) or name not in ADAPTERS:
         raise UserError(f"{settings.weights}: {unknown('pipeline', name, ADAPTERS)}")
-    try:
+    with _whole(settings.weights, name):
         return ADAPTERS[name](Path(settings.weights), settings)
-    except UserError:
-        raise
-    except Exception as error:  # diffusers, safetensors and json raise errors of many kinds for a broken folder
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{settings.weights}: not a complete {name} ({reason[0][:200]})") from None
 
 
 def embed(settings: ModelSettings, prompts: list[str], device: torch.device) -> dict[str, torch.Tensor]:
     """What the stage `prompts` keeps of them (see `prompts.embed`)."""
     from s4spipe.models.diffusers import prompts as text
 
-    return text.embed(settings, prompts, device)
+    with _whole(settings.weights, "text-to-image pipeline"):
+        return text.embed(settings, prompts, device)
+
+
+@contextmanager
+def _whole(folder: str, what: str) -> Iterator[None]:
+    """Raises UserError for what a broken folder raises: errors of many kinds, in diffusers, safetensors and json."""
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{folder}: not a complete {what} ({reason[0][:200]})") from None

@@ -16,9 +16,9 @@ from s4spipe.models.base import dry_call, prediction
 from s4spipe.models.base.denoiser import Denoiser
 from s4spipe.models.base.prediction import X0
 from s4spipe.models.base.settings import ModelSettings
-from s4spipe.models.diffusers.folder import check_shards, index, scheduler_config
+from s4spipe.models.diffusers.folder import check_shards, index, load_part, scheduler_config
 from s4spipe.models.diffusers.prompts import Prompts
-from s4spipe.runtime.errors import UserError
+from s4spipe.runtime.errors import UserError, shown
 
 
 def component(folder: Path, name: str) -> Any:
@@ -30,9 +30,7 @@ def component(folder: Path, name: str) -> Any:
     if not (isinstance(network, type) and issubclass(network, diffusers.ModelMixin)):
         raise UserError(f"{folder}: its {name} is {str(cls)[:80]!r}, which is no network of diffusers")
     check_shards(folder)
-    path = folder / name if (folder / name).is_dir() else folder  # old uploads of pixel models are flat
-    loader: Any = network
-    return loader.from_pretrained(path, local_files_only=True, low_cpu_mem_usage=False)
+    return load_part(network, folder, name)
 
 
 class Unconditional(Denoiser):
@@ -70,7 +68,10 @@ class Unconditional(Denoiser):
 
     def size(self, settings: ModelSettings) -> tuple[int, int]:
         """Height and width of x, from the network's config."""
-        return pair(self.net.config.sample_size)
+        if settings.size:
+            raise UserError(f"model.size: this pipeline makes images of its network's own size, got {settings.size}; "
+                            "leave it out")  # fmt: skip
+        return pair(getattr(self.net.config, "sample_size", None))
 
     def predict(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         dtype = next(self.net.parameters()).dtype
@@ -103,6 +104,10 @@ class Latent(Unconditional):
     def build(self, folder: Path, settings: ModelSettings) -> None:
         super().build(folder, settings)
         self.vae = component(folder, self.VAE)
+        with torch.no_grad():
+            image = self.decode(torch.zeros(1, self.channels, 8, 8))
+        if not image.isfinite().all():
+            raise UserError(f"its {self.VAE} gives numbers that are not finite: check its weights")
         self.classes, table = None, folder / "class_embedding.safetensors"
         if table.exists():
             self.classes = torch.nn.Embedding.from_pretrained(load_file(table)["weight"])
@@ -114,9 +119,17 @@ class Latent(Unconditional):
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     def size(self, settings: ModelSettings) -> tuple[int, int]:
-        own = getattr(self.net.config, "sample_size", None)
-        asked = settings.size
-        return (asked // self.scale,) * 2 if asked else pair(own)
+        if not settings.size:
+            return pair(getattr(self.net.config, "sample_size", None))
+        step = self.scale * self.patch
+        if settings.size % step:
+            raise UserError(f"model.size: must be a multiple of {step} for this pipeline, got {settings.size}")
+        return (settings.size // self.scale,) * 2
+
+    @property
+    def patch(self) -> int:
+        """Latents per token of a transformer, along one side; 1 for a U-Net."""
+        return getattr(self.net.config, "patch_size", None) or 1
 
     def output(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         if condition is None or self.classes is None:
@@ -222,6 +235,8 @@ class Text3(Text):
         ).sample
 
     def unscaled(self, x: Tensor) -> Tensor:
+        if self.vae.config.shift_factor is None:
+            raise UserError("its vae has no shift_factor, which this pipeline adds to latents: it is that of another")
         return super().unscaled(x) + self.vae.config.shift_factor
 
 
@@ -240,9 +255,12 @@ class Flux(Text3):
     def channels(self) -> int:
         return self.net.config.in_channels // 4
 
+    @property
+    def patch(self) -> int:
+        return 2  # packed by the pipeline
+
     def size(self, settings: ModelSettings) -> tuple[int, int]:
-        side = 2 * ((settings.size or 128 * self.scale) // (2 * self.scale))
-        return side, side
+        return super().size(settings) if settings.size else (128, 128)
 
     def under(self, x: Tensor, t: Tensor, text: dict[str, Tensor]) -> Tensor:
         batch, channels, height, width = x.shape
@@ -272,6 +290,8 @@ ADAPTERS = {
 
 
 def pair(size: Any) -> tuple[int, int]:
-    """Height and width, of one number or two."""
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width
+    """Height and width, of one number or two. Raises UserError for anything else."""
+    sides = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, list | tuple) else ()
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise UserError(f"the config of its network needs one or two whole numbers for sample_size, got {shown(size)}")
+    return sides

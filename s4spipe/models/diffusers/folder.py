@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from s4spipe.runtime.errors import UserError
+from s4spipe.runtime.errors import UserError, shown
 from s4spipe.runtime.files import missing, read_json
 
 LIBRARIES = ("diffusers", "transformers")
+WEIGHTS = (".safetensors", ".bin")
 
 
 def index(folder: Path) -> dict[str, Any]:
@@ -49,9 +50,35 @@ def check_shards(folder: Path) -> None:
                 raise UserError(f"{path}: weights must be in files beside it, got {str(name)[:80]!r}")
 
 
+def load_part(cls: Any, folder: Path, name: str) -> Any:
+    """A network of the pipeline, in whole: `cls` is its class, in diffusers or transformers.
+
+    Raises UserError if its files lack weights, which these libraries fill with whatever the memory holds.
+    """
+    path = folder / name if (folder / name).is_dir() else folder  # old uploads of pixel models are flat
+    options: dict[str, Any] = {"low_cpu_mem_usage": False} if cls.__module__.startswith("diffusers") else {}
+    if any(path.glob("*.fp16.*")) and not any(file for kind in WEIGHTS for file in path.glob(f"*{kind}")
+                                              if ".fp16." not in file.name):  # fmt: skip
+        options["variant"] = "fp16"
+    network, loaded = cls.from_pretrained(path, local_files_only=True, output_loading_info=True, **options)
+    if lacking := sorted(loaded["missing_keys"]):
+        raise UserError(f"{path}: its files lack {len(lacking)} of the weights of {cls.__name__}, such as "
+                        f"{shown(lacking[0])}: they are those of another network, or not all there")  # fmt: skip
+    return network
+
+
 def scheduler_config(folder: Path) -> dict[str, Any]:
-    """The config of the pipeline's own scheduler: in its subfolder, or in the folder itself in old uploads."""
-    for path in (folder / "scheduler", folder):
-        if (path / "scheduler_config.json").exists():
-            return dict(read_json(path / "scheduler_config.json"))
+    """The config of the pipeline's own scheduler: in its subfolder, or in the folder itself in old uploads.
+
+    Its class is the one that model_index.json names, as for diffusers: the config itself may name another.
+    """
+    for path in (folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json"):
+        if path.exists():
+            config = read_json(path)
+            if not isinstance(config, dict):
+                raise UserError(f"{path}: must be a JSON object, the config of a scheduler, got {shown(config)}")
+            named = index(folder).get("scheduler")
+            if isinstance(named, list) and len(named) == 2 and named[0] == "diffusers":
+                config["_class_name"] = named[1]
+            return config
     raise UserError(f"{folder}: holds no scheduler_config.json, which describes the noise of the model's training")

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import diffusers
 import torch
+import transformers
 from safetensors import safe_open
 from torch import Tensor
 from tqdm import tqdm
 
 from s4spipe.models.base.settings import ModelSettings
-from s4spipe.models.diffusers.folder import check_parts, index
+from s4spipe.models.diffusers.folder import check_parts, index, load_part
 from s4spipe.runtime.errors import UserError, unknown
 from s4spipe.runtime.files import read_tensors
 
@@ -37,7 +38,13 @@ def embed(settings: ModelSettings, prompts: list[str], device: torch.device, bat
     needed = {"transformer"} if "text_encoder_3" in unsaved else set()
     absent = [*unsaved, *(key for key in NETWORKS if key in parts and key not in needed)]
     check_parts(folder, set(there) - set(absent))
-    pipe = cls.from_pretrained(settings.weights, **dict.fromkeys(absent), local_files_only=True).to(device)
+    encoders = {key: getattr(transformers, there[key][1]) for key in parts if key.startswith("text_encoder")
+                and key not in unsaved}  # fmt: skip
+    for key in parts:
+        if key.startswith("token") and key not in unsaved and not any((folder / key).glob("*")):
+            raise UserError(f"{folder}: its {key} is missing, without which prompts cannot be read")
+    given = {key: load_part(encoder, folder, key) for key, encoder in encoders.items()}
+    pipe = cls.from_pretrained(folder, **dict.fromkeys(absent), **given, local_files_only=True).to(device)
     guided, rows = name != "FluxPipeline", []
     options = {"device": device, "num_images_per_prompt": 1} | ({"do_classifier_free_guidance": True} if guided else {})
     options |= {key: None for key in ("prompt_2", "prompt_3") if key in inspect.signature(cls.encode_prompt).parameters}
@@ -51,6 +58,9 @@ def embed(settings: ModelSettings, prompts: list[str], device: torch.device, bat
     if guided:
         places = {"embeds": 1, "pooled": 3}
         tensors = {key: torch.cat([value, rows[0][places[key]][:1]]) for key, value in tensors.items()}
+    for key, value in tensors.items():
+        if not value.isfinite().all():
+            raise UserError(f"{folder}: its text encoder gives numbers that are not finite ({key}): check its weights")
     return {key: value.cpu() for key, value in tensors.items()}
 
 
