@@ -1,6 +1,8 @@
 """Measure a solver's samples: FID and related metrics, and the distance to the teacher's samples from the same noises.
 Also keep a row of samples and a few trajectories for the report."""
 
+import math
+
 import click
 import numpy as np
 
@@ -10,6 +12,7 @@ from s4spipe.pipeline import stage
 from s4spipe.pipeline.layout import NONE, Cell
 from s4spipe.pipeline.schema import Params
 from s4spipe.runtime import distributed
+from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.files import read_array, read_json, read_lines, read_tensors, write_json
 
 
@@ -32,6 +35,10 @@ def main(params: Params, solver: str, nfe: int) -> None:
         result["clip_score"] = clip.score(samples, read_lines(params.prompts, "prompts"), settings.clip, device)
     # Rounded, so that the last digits on another processor do not count as a change.
     result = {key: round(float(value), 5) for key, value in result.items()}
+    for key, value in result.items():
+        if not math.isfinite(value):
+            raise UserError(f"{cell}: its {key} is not finite; check the images or statistics that fid.real names, and "
+                            "the weights of fid.features")  # fmt: skip
     states, ideal = (
         read_tensors(places.samples(c, "states.safetensors"), "states")[0]["states"] for c in (cell, teacher)
     )
