@@ -33,12 +33,7 @@ def main(params: Params, solver: str, nfe: int) -> None:
     result["teacher_distance"] = rms(samples, read_array(places.samples(teacher, "images.npy"))[:count])
     if settings.clip:
         result["clip_score"] = clip.score(samples, read_lines(params.prompts, "prompts"), settings.clip, device)
-    # Rounded, so that the last digits on another processor do not count as a change.
-    result = {key: round(float(value), 5) for key, value in result.items()}
-    for key, value in result.items():
-        if not math.isfinite(value):
-            raise UserError(f"{cell}: its {key} is not finite; check the images or statistics that fid.real names, and "
-                            "the weights of fid.features")  # fmt: skip
+    result = rounded(result, cell)
     states, ideal = (
         read_tensors(places.samples(c, "states.safetensors"), "states")[0]["states"] for c in (cell, teacher)
     )
@@ -64,6 +59,18 @@ def quality(params: Params, features: np.ndarray) -> dict[str, float]:
         result["kid"] = fid.kernel_distance(known, features[: fid.MOST])
         result["precision"], result["recall"] = fid.precision_recall(known, features[: fid.MOST])
     return result
+
+
+def rounded(result: dict[str, float], cell: Cell) -> dict[str, float]:
+    """Metrics with 5 digits, so that the last ones on another processor do not count as a change.
+
+    Raises UserError for one that is not finite.
+    """
+    for key, value in result.items():
+        if not math.isfinite(value):
+            raise UserError(f"{cell}: its {key} is not finite; check the images or statistics that fid.real names, and "
+                            "the weights of fid.features")  # fmt: skip
+    return {key: round(float(value), 5) for key, value in result.items()}
 
 
 def rms(samples: np.ndarray, others: np.ndarray, rows: int = 1000) -> float:

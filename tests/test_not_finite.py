@@ -9,6 +9,7 @@ import s4spipe
 from s4spipe.learning.pairs import Pairs
 from s4spipe.learning.task import check_history, plain
 from s4spipe.noise import VE
+from s4spipe.pipeline.layout import Cell
 from s4spipe.report import figures, measured
 from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.files import write_json, write_tensors
@@ -17,6 +18,7 @@ from s4spipe.sampling.batches import Noises, generate
 from s4spipe.sampling.loop import sample
 from s4spipe.scheduler import S4SScheduler
 from s4spipe.solvers import registry
+from stages import evaluate
 
 NOISE = VE()
 TABLE = registry.make("ddim", "edm", NOISE, 5)
@@ -116,6 +118,14 @@ def test_a_learned_variance_is_left_out_where_the_config_says_that_there_is_one(
         s.step(o, s.timesteps[0], x).prev_sample for s, o in zip(schedulers, (out, out[:, :3]), strict=True)
     )
     assert torch.equal(with_it, without)
+
+
+def test_a_metric_that_is_not_finite_is_named():
+    cell = Cell("ddim", 5)
+    assert evaluate.rounded({"fid": 1.234567, "kid": -0.0}, cell) == {"fid": 1.23457, "kid": 0.0}
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(UserError, match="ddim-5: its kid is not finite; check the images or statistics"):
+            evaluate.rounded({"fid": 1.0, "kid": value}, cell)
 
 
 def test_learning_that_never_saw_a_finite_loss_ends_with_a_sentence():
