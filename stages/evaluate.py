@@ -1,6 +1,8 @@
 """Measure a solver's samples: FID and related metrics, and the distance to the teacher's samples from the same noises.
 Also keep a row of samples and a few trajectories for the report."""
 
+import math
+
 import click
 import numpy as np
 
@@ -10,6 +12,7 @@ from s4spipe.pipeline import stage
 from s4spipe.pipeline.layout import NONE, Cell
 from s4spipe.pipeline.schema import Params
 from s4spipe.runtime import distributed
+from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.files import read_array, read_json, read_lines, read_tensors, write_json
 
 
@@ -30,8 +33,7 @@ def main(params: Params, solver: str, nfe: int) -> None:
     result["teacher_distance"] = rms(samples, read_array(places.samples(teacher, "images.npy"))[:count])
     if settings.clip:
         result["clip_score"] = clip.score(samples, read_lines(params.prompts, "prompts"), settings.clip, device)
-    # Rounded, so that the last digits on another processor do not count as a change.
-    result = {key: round(float(value), 5) for key, value in result.items()}
+    result = rounded(result, cell)
     states, ideal = (
         read_tensors(places.samples(c, "states.safetensors"), "states")[0]["states"] for c in (cell, teacher)
     )
@@ -57,6 +59,18 @@ def quality(params: Params, features: np.ndarray) -> dict[str, float]:
         result["kid"] = fid.kernel_distance(known, features[: fid.MOST])
         result["precision"], result["recall"] = fid.precision_recall(known, features[: fid.MOST])
     return result
+
+
+def rounded(result: dict[str, float], cell: Cell) -> dict[str, float]:
+    """Metrics with 5 digits, so that the last ones on another processor do not count as a change.
+
+    Raises UserError for one that is not finite.
+    """
+    for key, value in result.items():
+        if not math.isfinite(value):
+            raise UserError(f"{cell}: its {key} is not finite; check the images or statistics that fid.real names, and "
+                            "the weights of fid.features")  # fmt: skip
+    return {key: round(float(value), 5) for key, value in result.items()}
 
 
 def rms(samples: np.ndarray, others: np.ndarray, rows: int = 1000) -> float:

@@ -10,7 +10,7 @@ from s4spipe.features.base import loading
 from s4spipe.learning import adam, distance, families, gauss_newton, starts
 from s4spipe.learning.families import LMS, Family, Times
 from s4spipe.learning.pairs import Pairs
-from s4spipe.learning.task import COEFFICIENTS, TIMES, Task, check_history
+from s4spipe.learning.task import COEFFICIENTS, TIMES, Task, check_history, plain
 from s4spipe.pipeline import resolve, stage
 from s4spipe.pipeline.layout import Cell
 from s4spipe.pipeline.schema import Learner, Params
@@ -66,7 +66,7 @@ def main(params: Params, folder: str, name: str, nfe: int) -> None:
         "params": block,
         **student.metadata(),
     }
-    write_json(history_path, history)
+    write_json(history_path, plain(history))
     student(name, meta).save(solver_path)
     scratch.clear()
 

@@ -9,7 +9,7 @@ from s4spipe.features.base import loading
 from s4spipe.learning import refinement
 from s4spipe.learning.families import Free
 from s4spipe.learning.pairs import Pairs
-from s4spipe.learning.task import Task, check_history
+from s4spipe.learning.task import Task, check_history, plain
 from s4spipe.pipeline import stage
 from s4spipe.pipeline.layout import Cell
 from s4spipe.pipeline.schema import Params
@@ -45,7 +45,7 @@ def main(params: Params, name: str, nfe: int) -> None:
     if not distributed.is_main():
         return
     solver_path, history_path = places.learned("solvers", cell)
-    write_json(history_path, history)
+    write_json(history_path, plain(history))
     student(name, start.meta | {"refined": block}).save(solver_path)
     scratch.clear()
 

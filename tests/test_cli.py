@@ -148,8 +148,17 @@ def test_two_revisions_stand_on_one_page(project):
     assert "<td>classical</td>" in shown
     assert "s4s · v1" in shown
     assert "no such experiment, branch, tag or commit" in call("diff", "v1", "v2", code=1)
+    for no_commit in ("", "HEAD:params.yaml", "HEAD^{tree}", "v1..v1"):
+        said = call("diff", no_commit, "workspace", code=1)
+        assert said.startswith(f"Error: {no_commit or repr('')}: no such experiment, branch, tag or commit")
     assert "another run" in call("diff", "v1", "v1", code=1)
     ideal.unlink()
     shell("git commit -qam two")
     said = call("diff", "HEAD", "v1", code=1)
     assert said.startswith("Error: HEAD: runs/digits/evaluations/teacher-20/metrics.json: no such file")
+    (project / ".git/HEAD").write_text("broken")
+    assert "HEAD: git finds no commit of this project" in call("diff", "HEAD", "workspace", code=1)
+    shutil.rmtree(project / ".git")
+    assert "in no repository of git and DVC, or in a broken one" in call("diff", "HEAD", "workspace", code=1)
+    shutil.rmtree(project / ".dvc")
+    assert "in no repository of git and DVC, or in a broken one" in call("diff", "HEAD", "workspace", code=1)

@@ -1,12 +1,17 @@
 """CLIP score with a small random CLIP model, against its cosine written out."""
 
+import json
+import re
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support import standins
+from support.hostile import said_of
 
 from s4spipe.evaluation import clip
-from s4spipe.runtime.errors import UserError
 
 PROMPTS = ["a cat", "the sea", "x y z"]
 
@@ -25,5 +30,64 @@ def test_it_is_the_mean_cosine_of_images_and_their_prompts(tmp_path):
 
 
 def test_a_missing_model_is_told():
-    with pytest.raises(UserError, match="fid.clip: no CLIP model at 'no/such/folder'"):
-        clip.score(np.zeros((1, 3, 16, 16), np.uint8), PROMPTS, "no/such/folder", torch.device("cpu"))
+    assert "fid.clip: no CLIP model at 'no/such/folder'" in said_of(lambda: score("no/such/folder"))
+
+
+def score(folder, prompts=PROMPTS):
+    images = np.random.default_rng(0).integers(0, 256, (3, 3, 16, 16), dtype=np.uint8)
+    return clip.score(images, prompts, str(folder), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    standins.clip(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "clip")
+
+
+def edited(path, change):
+    """A safetensors file with other tensors, or a JSON file with other entries."""
+    content = load_file(path) if path.suffix == ".safetensors" else json.loads(path.read_text())
+    change(content)
+    if path.suffix == ".safetensors":
+        save_file(content, path, {"format": "pt"})
+    else:
+        path.write_text(json.dumps(content))
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 605\n"
+PROJECTION = "visual_projection.weight"
+DAMAGES = {
+    "a weight is absent": (lambda f: edited(f, lambda w: w.pop(PROJECTION)), f"1 of its weights .*{PROJECTION}"),
+    "a part is absent": (lambda f: edited(f, lambda w: [w.pop(k) for k in [*w] if k[0] == "v"]), "24 of its weights"),
+    "a weight has another shape": (lambda f: edited(f, lambda w: w.update({PROJECTION: torch.ones(4, 8)})), PROJECTION),
+    "a weight is NaN": (lambda f: edited(f, lambda w: w[PROJECTION].fill_(torch.nan)), "the score .* is not finite"),
+    "it is half": (lambda f: f.write_bytes(f.read_bytes()[:9000]), "no CLIP model at"),
+    "it is a pointer": (lambda f: f.write_bytes(POINTER), "no CLIP model at"),
+    "it is absent": (lambda f: f.unlink(), "no CLIP model at"),
+    "no tokenizer": (lambda f: [p.unlink() for p in f.parent.glob("tokenizer*")], "no tokenizer.json"),
+    "a config of another model": (lambda f: edited(f.with_name("config.json"), lambda c: c.update(model_type="siglip")),
+                                  "model_type siglip, not clip"),
+    "no JSON": (lambda f: f.with_name("config.json").write_text("{"), "no CLIP model at"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_folder_that_is_not_whole_gives_no_score(damage, folder):
+    spoil, says = DAMAGES[damage]
+    spoil(folder / "model.safetensors")
+    said = said_of(lambda: score(folder))
+    assert said.startswith("fid.clip: ")
+    assert re.search(says, said)
+
+
+def test_a_long_prompt_is_cut_where_the_model_ends(folder):
+    long = ["a b c d e f g h i j k l m n"]
+    cut = score(folder, long)
+    edited(folder / "tokenizer_config.json", lambda config: config.update(model_max_length=10**30))
+    assert score(folder, long) == pytest.approx(cut)

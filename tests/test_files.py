@@ -49,6 +49,23 @@ WRITERS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("value", [float("nan"), [1.0, {"a": float("inf")}]])
+def test_a_number_that_is_not_finite_is_not_written_as_json(value, tmp_path):
+    with pytest.raises(UserError, match="x.json: not written, since a number in it is not finite"):
+        files.write_json(tmp_path / "x.json", value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ['{"5": [2, 1], "6": [], "5": [3, 1]}', '[{"a": {"5": 1, "5": 1}}]'])
+def test_a_key_that_is_there_twice_is_named(text, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="mine.json: not valid JSON .the key '5' is there 2 times.; correct it"):
+        files.read_json(path)
+    path.write_text('{"5": {"5": 1}, "": {}}')
+    assert files.read_json(path) == {"5": {"5": 1}, "": {}}
+
+
 @pytest.fixture
 def room():
     """Limits the size of every file that is written, as a full disk does in the middle of one."""

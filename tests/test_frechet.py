@@ -51,6 +51,12 @@ def test_known_distances():
     assert frechet.distance(own, (mean, 4 * covariance)) == pytest.approx(1 + 4 + 9)  # sum of (2 sd - sd)^2
 
 
+def test_that_of_a_set_from_itself_is_not_below_zero():
+    own = frechet.statistics(torch.from_numpy(np.maximum(np.random.default_rng(0).normal(0.2, 0.5, (30, 256)), 0)))
+    assert frechet._value(own, own, frechet._spectrum(own, own)[1]) < 0  # by rounding
+    assert frechet.distance(own, own) == 0
+
+
 @pytest.mark.parametrize(("n", "d"), [(50, 4), (300, 20), (10, 15)])
 def test_that_of_features_is_that_of_their_statistics(n, d):
     ours, theirs = features(n, d, 1), features(400, d, 5)

@@ -7,15 +7,18 @@ from support.pipes import guided
 
 import s4spipe
 from s4spipe.learning.pairs import Pairs
-from s4spipe.learning.task import check_history
+from s4spipe.learning.task import check_history, plain
 from s4spipe.noise import VE
+from s4spipe.pipeline.layout import Cell
+from s4spipe.report import figures, measured
 from s4spipe.runtime.errors import UserError
-from s4spipe.runtime.files import write_tensors
+from s4spipe.runtime.files import write_json, write_tensors
 from s4spipe.runtime.scratch import Scratch
 from s4spipe.sampling.batches import Noises, generate
 from s4spipe.sampling.loop import sample
 from s4spipe.scheduler import S4SScheduler
 from s4spipe.solvers import registry
+from stages import evaluate
 
 NOISE = VE()
 TABLE = registry.make("ddim", "edm", NOISE, 5)
@@ -117,10 +120,33 @@ def test_a_learned_variance_is_left_out_where_the_config_says_that_there_is_one(
     assert torch.equal(with_it, without)
 
 
+def test_a_metric_that_is_not_finite_is_named():
+    cell = Cell("ddim", 5)
+    assert evaluate.rounded({"fid": 1.234567, "kid": -0.0}, cell) == {"fid": 1.23457, "kid": 0.0}
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(UserError, match="ddim-5: its kid is not finite; check the images or statistics"):
+            evaluate.rounded({"fid": 1.0, "kid": value}, cell)
+
+
 def test_learning_that_never_saw_a_finite_loss_ends_with_a_sentence():
     check_history([{"validation": float("inf")}, {"validation": 0.1}], "s4s 5 NFE")
     with pytest.raises(UserError, match="s4s 5 NFE: the validation loss was never finite"):
         check_history([{"validation": float("nan")}, {"validation": float("inf")}], "s4s 5 NFE")
+
+
+def test_a_loss_that_was_not_finite_is_null_in_the_file_and_left_out_of_the_figure(tmp_path):
+    losses = [float("inf"), 0.5, float("nan"), 0.25]
+    rows = [
+        {"epoch": i, "learns": "", "train": loss if i else None, "validation": loss} for i, loss in enumerate(losses)
+    ]
+    write_json(tmp_path / "history.json", plain(rows))
+    history = measured.history(tmp_path / "history.json")
+    assert [row["validation"] for row in history] == [None, 0.5, None, 0.25]
+    drawn = figures.losses({"s4s": history}, ["s4s"]).axes[0].lines[0]
+    assert (list(drawn.get_xdata()), list(drawn.get_ydata())) == ([1, 3], [1.0, 0.5])
+    write_json(tmp_path / "history.json", plain(rows[:1]))
+    with pytest.raises(UserError, match="history.json: no validation loss is a number"):
+        measured.history(tmp_path / "history.json")
 
 
 @pytest.mark.parametrize(

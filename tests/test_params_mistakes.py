@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from support.parameters import DEFAULT, changed, mistake
 from support.pipeline import ROOT
 
-from s4spipe.pipeline import params
+from s4spipe.pipeline import layout, params
 from s4spipe.pipeline.render import flow
 from s4spipe.pipeline.schema import Learner, Params, Start
 from s4spipe.runtime.errors import UserError
@@ -115,10 +115,14 @@ MISTAKES = {
     "model.guidance": [("high", "must be a number"), (-1, "greater than or equal to 0"), (float("inf"), "finite"),
                        (True, "must be a number")],
     "model.precision": [("fp16", "unknown precision 'fp16'"), (["float32"], "must be a string"), ({}, "a string")],
+    "model.weights": [("https://example.org/x.pkl", "must be a local path"), ("~/x.pkl", "write the whole path")],
+    "model.source": [("~/x.pkl", "write the whole path")],
+    "perceptual.weights": [("https://example.org/vgg.pth", "or list it in fetch")],
     "model.size": [(0, "greater than or equal to 1"), ("8", "must be an integer")],
     "model.scheduler": [([], "must be a mapping")],
     "fetch": [("a", "must be a list"), (["a", "a"], "only once"), (None, "must be a list")],
-    "prompts": [(None, "must be a string"), ("mine.txt", "model.condition")],
+    "prompts": [(None, "must be a string"), ("mine.txt", "model.condition"), ("~/p.txt", "write the whole path"),
+                ("https://example.org/p.txt", "must be a local path")],
     "train_digits.ema": [(1.5, "less than or equal to 1")],
     "train_features.learning_rate": [(0, "greater than 0"), (float("nan"), "")],
     "searched": [(["gits", "gits"], "only once"), ("gits", "must be a list")],
@@ -166,7 +170,10 @@ MISTAKES = {
                   (None, "must be an integer or 'all'")],
     "fid.network": [("lpips", "unknown features network")],
     "fid.mode": [("legacy", "unknown mode of FID 'legacy'")],
-    "fid.clip": [("openai/clip", "needs prompts")],
+    "fid.real": [("https://example.org/x.npz", "must be a local path"), ("s3://images", "must be a local path"),
+                 ("~/images", "write the whole path")],
+    "fid.features": [("https://example.org/i.pt", "or list it in fetch")],
+    "fid.clip": [("openai/clip", "needs prompts"), ("https://example.org/clip", "must be a local path")],
     "report.sheet_columns": [(21, "less than or equal to 20")],
 }  # fmt: skip
 # Of these another key is named than the one that was changed: it could be either.
@@ -190,6 +197,14 @@ def test_a_place_in_a_list_is_named():
     assert mistake(changed(("starts.free.skip", [0.0, 1.0]))).startswith("starts.free.skip.1: ")
     assert mistake(changed(("starts.free.schedules", ["edm", 5]))).startswith("starts.free.schedules.1: ")
     assert mistake(changed(("model.shape", [3, 0]))).startswith("model.shape.1: ")
+
+
+def test_hidden_files_are_no_schedules(tmp_path):
+    folder = tmp_path / "inputs/schedules"
+    folder.mkdir(parents=True)
+    for name in ("._mine.json", ".mine.json.tmp-1.json", "mine.json"):
+        (folder / name).write_text("[80.0, 0.002]")
+    assert layout.input_schedules(tmp_path) == {"mine": folder / "mine.json"}
 
 
 # -- whatever is wrong ------------------------------------------------------------------------------------------------

@@ -86,6 +86,15 @@ def test_bits_of_16_that_mean_something_else_are_refused(tmp_path):
         assert f"its mode is {mode}, in which no number is plainly white" in said_of(lambda: pictures.read(path))
 
 
+def test_signed_numbers_have_no_plain_white(tmp_path):
+    path = tmp_path / "x.tif"
+    for form, white in ((1, 255), (2, None)):
+        Image.new("L", (2, 3), 255).save(path, tiffinfo={339: form})
+        if white:
+            assert (pictures.read(path) == white).all()
+    assert f"{path}: its numbers have signs" in said_of(lambda: pictures.read(path))
+
+
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "PA"])
 def test_what_is_transparent_has_no_plain_colour(mode, tmp_path):
     image, path = grey(mode), tmp_path / "x.png"
@@ -124,7 +133,41 @@ def test_a_broken_image_is_named(kind, tmp_path):
     data = path.read_bytes()
     for broken in (data[: len(data) // 2], data[:20], b"", b"no image at all", b"\0" * 100):
         path.write_bytes(broken)
-        assert said_of(lambda: pictures.read(path)).startswith(f"{path}: not a whole image (")
+        said = said_of(lambda: pictures.read(path))
+        assert said.startswith(f"{path}: not a whole image (")
+        assert " )" not in said
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_must_have_its_end_and_may_have_more_after_it(progressive, tmp_path):
+    noise, path = np.random.default_rng(0).integers(100, 156, (64, 64, 3), dtype=np.uint8), tmp_path / "x.jpg"
+    preview = BytesIO()
+    Image.fromarray(noise[:8, :8]).save(preview, "JPEG")  # in the header, with an end of its own
+    Image.fromarray(noise).save(path, progressive=progressive, comment=preview.getvalue())
+    data, whole = path.read_bytes(), pictures.read(path)
+    assert np.abs(whole.astype(int) - noise).mean() < 20
+    for more in (b"\0" * 512, b"\xff\xda, a film"):
+        path.write_bytes(data + more)
+        np.testing.assert_array_equal(pictures.read(path), whole)
+    for cut in (len(data) - 2, len(data) - 300, (len(data) + data.rindex(b"\xff\xda")) // 2):
+        path.write_bytes(data[:cut].ljust(len(data), b"\0"))
+        assert f"{path}: not a whole image (a JPEG without its end)" in said_of(lambda: pictures.read(path))
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "tiff", *(["webp"] if features.check("webp") else [])])
+def test_a_photograph_is_turned_as_its_exif_says(kind, tmp_path):
+    above = np.repeat([255, 0], 8)[:, None, None].repeat(16, 1).repeat(3, 2).astype(np.uint8)
+    exif = Image.Exif()
+    for orientation, turned in {1: above, 3: above[::-1], 6: np.rot90(above, -1), 8: np.rot90(above)}.items():
+        exif[274] = orientation
+        Image.fromarray(above).save(tmp_path / f"x.{kind}", exif=exif)
+        assert np.abs(pictures.read(tmp_path / f"x.{kind}").astype(int) - turned).max() <= 2
+    assert pictures.read(grey_of_16_bits(tmp_path / "y.png", exif)).shape == (3, 2, 3)
+
+
+def grey_of_16_bits(path, exif):
+    Image.fromarray(np.full((2, 3), 9, dtype=np.uint16)).save(path, exif=exif)
+    return path
 
 
 def folder_of(folder, images, name="{:03}.png"):
@@ -161,6 +204,9 @@ def test_a_folder_is_its_images_whatever_else_is_in_it(net, eights, tmp_path):
         "__MACOSX/._000.png",
         "._001.png",
         ".hidden/x.png",
+        "licence.pdf",
+        "labels.json",
+        "no_suffix",
         "a.PNG/b.txt",
     ):
         (folder / stray).parent.mkdir(parents=True, exist_ok=True)
@@ -168,11 +214,35 @@ def test_a_folder_is_its_images_whatever_else_is_in_it(net, eights, tmp_path):
     (folder / "loop").symlink_to(folder)
     mixed = real_images.read(str(folder), net, CPU)
     np.testing.assert_array_equal(mixed["features"], plain["features"])
-    (folder / "x.GIF").write_bytes(b"")
-    assert "x.GIF: images of this kind are not read" in said_of(lambda: real_images.read(str(folder), net, CPU))
-    (folder / "x.GIF").unlink()
+    for name in ("x.GIF", "x.tga", "x.ico", "x.psd", "x.j2k", "x.heif", "x.dng", "x.exr", "x.svg"):
+        (folder / name).write_bytes(b"")
+        assert f"{name}: images of this kind are not read" in said_of(lambda: real_images.read(str(folder), net, CPU))
+        (folder / name).unlink()
     (folder / "broken.jpeg").symlink_to(folder / "gone")
     assert "broken.jpeg: not a file" in said_of(lambda: real_images.read(str(folder), net, CPU))
+
+
+def test_a_suffix_may_be_any_that_its_format_has(net, eights, tmp_path):
+    folder = folder_of(tmp_path / "plain", eights[:6])
+    plain = real_images.read(str(folder), net, CPU)
+    for i, (suffix, kind) in enumerate({"pnm": "PPM", "apng": "PNG", "dib": "BMP", "TIF": "TIFF"}.items()):
+        Image.fromarray(eights[i]).save(folder / f"{i:03}.{suffix}", kind)
+        (folder / f"{i:03}.png").unlink()
+    assert torch.equal(real_images.read(str(folder), net, CPU)["features"], plain["features"])
+    for suffix in ("jfif", "jpe", "mpo"):
+        Image.fromarray(eights[0]).save(folder / f"x.{suffix}", "JPEG")
+    assert len(real_images.read(str(folder), net, CPU)["features"]) == 9
+
+
+def test_a_suffix_may_be_in_capitals(net, eights, tmp_path):
+    images, upper = eights.transpose(0, 3, 1, 2), tmp_path / "X.NPY"
+    np.save(tmp_path / "x.npy", images)
+    (tmp_path / "x.npy").rename(upper)
+    seen = real_images.read(str(upper), net, CPU)
+    assert len(seen["features"]) == len(images)
+    np.savez(tmp_path / "x.npz", mu=seen["mean"], sigma=seen["covariance"])
+    (tmp_path / "x.npz").rename(tmp_path / "X.NPZ")
+    assert torch.equal(real_images.read(str(tmp_path / "X.NPZ"), net, CPU)["mean"], seen["mean"])
 
 
 def test_a_pipe_is_no_image(tmp_path):

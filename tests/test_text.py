@@ -78,6 +78,24 @@ def test_what_a_user_writes_may_come_from_any_editor(start, end, tmp_path):
     assert params.load(write("params.yaml", text)) == params.load(ROOT / "params.yaml")
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.json", '"a cat"\n'),
+        ("p.JSONL", '{"prompt": "a cat"}\n'),
+        ("p.csv", "prompt,kind\na cat,animal\n"),
+        ("p.tsv", "prompt\tkind\n"),
+        ("p.yaml", "- a cat\n"),
+        ("p.txt", '[\n "a cat"\n]\n'),
+        ("p", '\n{"prompt": "a cat"}\n'),
+    ],
+)
+def test_prompts_in_json_or_in_a_table_are_refused(name, text, tmp_path):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r": JSON or a table, .*; write prompts as plain text, one per line"):
+        read_lines(tmp_path / name, "prompts")
+
+
 def test_prompts_in_another_encoding_are_refused(tmp_path):
     (tmp_path / "p.txt").write_bytes("ein schöner Hund".encode("latin-1"))
     with pytest.raises(UserError, match=r"p\.txt: not UTF-8 text \(at byte 7\); save it as UTF-8"):

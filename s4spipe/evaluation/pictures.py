@@ -11,13 +11,20 @@ from s4spipe.runtime.errors import UserError, needs
 from s4spipe.runtime.files import read_array
 
 with needs("pipeline", "reading images"):
-    from PIL import Image
-SUFFIXES = {f".{kind.lower()}" for kind in EXTENSIONS}
-OTHERS = {".avif", ".gif", ".heic", ".jp2", ".jxl"}  # images too, which clean-fid would leave out without a word
+    from PIL import Image, ImageOps, UnidentifiedImageError
 # Only these are tried, whatever a file's name: others, such as EPS, are read by starting programs.
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+NAMED = {suffix: kind for suffix, kind in Image.registered_extensions().items()
+         if kind not in ("BUFR", "GRIB", "HDF5", "MPEG", "PDF")}  # no images, but known to Pillow  # fmt: skip
+SUFFIXES = {f".{kind.lower()}" for kind in EXTENSIONS} | {
+    suffix for suffix, kind in NAMED.items() if kind in (*FORMATS, "MPO") and kind != "GIF"
+}
+# Images too, which nobody may leave out without a word: those that Pillow knows, and those that it does not.
+OTHERS = {*NAMED, ".arw", ".avif", ".cr2", ".cr3", ".dng", ".exr", ".hdr", ".heic", ".heif", ".jxl", ".jxr", ".nef",
+          ".svg", ".xcf"} - SUFFIXES  # fmt: skip
 AS_RGB = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")  # what Pillow converts truly
-BITS, PHOTOMETRIC, BLACK_IS_ZERO = 258, 262, 1  # tags of a TIFF file
+BITS, PHOTOMETRIC, BLACK_IS_ZERO, SAMPLE_FORMAT, SIGNED = 258, 262, 1, 339, 2  # tags of a TIFF file
+JPEG_END = b"\xff\xd9"
 
 
 def files(folder: str | Path) -> Iterator[Path]:
@@ -40,8 +47,8 @@ def files(folder: str | Path) -> Iterator[Path]:
 def read(path: Path) -> np.ndarray:
     """The pixels of an image file, or of an .npy file of one image: uint8 [height, width, 1 or 3].
 
-    Of 16 bits, 65535 is white. Raises UserError, naming the file, for one that is broken, transparent, of several
-    pictures, or of numbers without a plain white (32 bits, floats).
+    Of 16 bits, 65535 is white. A photograph is turned as its EXIF says. Raises UserError, naming the file, for one that
+    is broken, transparent, of several pictures, or of numbers without a plain white (32 bits, floats).
     """
     if not path.is_file():
         raise UserError(f"{path}: not a file that can be read")
@@ -51,13 +58,20 @@ def read(path: Path) -> np.ndarray:
         return _of_array(path)
     try:
         Image.init()  # else not all of these formats are known by their names
-        with Image.open(path, formats=FORMATS) as image:
+        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
+            # Up to the first scan, Pillow has read it. What zeros have replaced, libjpeg makes grey without a word.
+            if image.format == "JPEG" and JPEG_END not in file.read():
+                raise UserError("not a whole image (a JPEG without its end); repair it or take it away")
             image.load()
+            if image.format != "TIFF":  # which Pillow has turned already
+                ImageOps.exif_transpose(image, in_place=True)
             return _pixels(image)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # Pillow raises errors of many kinds for a broken file
-        reason = str(error).partition(str(path))[0].strip().rstrip("'") or type(error).__name__
+        reason = str(error).partition(str(path))[0].strip(" '") or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"by its content, none of {', '.join(FORMATS)} that Pillow reads"
         raise UserError(f"{path}: not a whole image ({reason[:100]}); repair it or take it away") from None
 
 
@@ -82,6 +96,8 @@ def _pixels(image: Image.Image) -> np.ndarray:
         if np.array(image.convert("RGBA"))[..., 3].min() < 255:
             raise UserError("parts of it are transparent; put it on a background and write it as RGB")
         image.info.pop("transparency", None)  # all of it is opaque
+    if SIGNED in getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, ()):
+        raise UserError("its numbers have signs, so that none is plainly white; convert it to 8-bit RGB")
     return np.array(image.convert("RGB"))
 
 

@@ -33,13 +33,14 @@ def read(path: str, net: Any, device: torch.device, about: Mapping[str, Any] | N
     Raises UserError, naming the file, for anything else.
     """
     file = Path(path)
+    suffix = file.suffix.lower()
     if not file.exists():
         raise missing(path)
     if file.is_dir():
         seen = _of_folder(file, net, device)
-    elif file.suffix == ".npy":
+    elif suffix == ".npy":
         seen = features(_images(path), net, device)
-    elif file.suffix in (".npz", ".safetensors"):
+    elif suffix in (".npz", ".safetensors"):
         return _known(path, _width(net, device), about or {})
     else:
         raise UserError(f"{path}: must be a folder of images, an .npy array of them, or statistics as .npz")
@@ -55,7 +56,7 @@ def _width(net: Any, device: torch.device) -> int:
 
 def _known(path: str, width: int, about: Mapping[str, Any]) -> dict[str, Tensor]:
     """Statistics from a file: float64, and checked to be those of `width` features."""
-    if path.endswith(".npz"):
+    if path.lower().endswith(".npz"):
         found = read_floats(path, {"mu": (width,), "sigma": (width, width)})
         tensors = {"mean": torch.from_numpy(found["mu"]), "covariance": torch.from_numpy(found["sigma"])}
     else:

@@ -56,3 +56,11 @@ def check_history(history: Sequence[Mapping[str, Any]], description: str) -> Non
             f"{description}: the validation loss was never finite, so nothing was learned; the samples of the start "
             "diverge: choose another solver, schedule or NFE to start from"
         )
+
+
+def plain(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A history as JSON can hold it: a loss that was not finite is null."""
+    return [
+        {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+        for row in history
+    ]

@@ -104,5 +104,6 @@ def cell_of(solver: str | Path) -> tuple[Layout, Cell] | None:
 
 
 def input_schedules(root: Path = Path()) -> dict[str, Path]:
-    """The user's schedule files, by name."""
-    return {path.stem: path for path in sorted((root / INPUT_SCHEDULES).glob("*.json"))}
+    """The user's schedule files, by name. Hidden files are left out: systems and archives put them there (._x.json)."""
+    paths = sorted((root / INPUT_SCHEDULES).glob("*.json"))
+    return {path.stem: path for path in paths if not path.name.startswith(".")}

@@ -44,10 +44,18 @@ def _name(value: str) -> str:
     return value
 
 
-def _file(value: str) -> str:
+def _origin(value: str) -> str:
     if not value.strip() or not value.isprintable() or len(value) > 1000:
         raise UserError(f"must be a path or a name, of printable characters, got {shown(value)}")
+    if value.startswith("~"):
+        raise UserError(f"~ is not replaced here; write the whole path, got {shown(value)}")
     return value
+
+
+def _file(value: str) -> str:
+    if "://" in value:
+        raise UserError(f"must be a local path, got {shown(value)}; download it and name the file, or list it in fetch")
+    return _origin(value)
 
 
 def _argument(value: str) -> str:
@@ -69,6 +77,7 @@ def _plain(value: Any) -> Any:
 Solver = Annotated[str, BeforeValidator(_solver)]
 Schedule = Annotated[str | list[float], BeforeValidator(_schedule)]
 Name = Annotated[str, AfterValidator(_name)]
+Origin = Annotated[str, AfterValidator(_origin)]
 File = Annotated[str, AfterValidator(_file)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Nfe = Annotated[int, Field(ge=1, le=MOST_NFE)]
@@ -114,8 +123,8 @@ class Model(Block):
     precision: Annotated[str, _one_of("precision", PRECISIONS)] = key(
         "float32", "precision of the network on a GPU: float32, float16, bfloat16"
     )
-    source: File | None = key(None, "origin of the weights: an id on a model hub, a file, or module:function")
-    revision: File | None = key(None, "commit of `source` on its hub")
+    source: Origin | None = key(None, "origin of the weights: an id on a model hub, a file, or module:function")
+    revision: Origin | None = key(None, "commit of `source` on its hub")
     size: Count | None = key(None, "side in pixels, for pipelines that make images of several sizes")
     shape: list[Count] | None = key(None, "shape of a sample, if the network does not tell it")
     scheduler: Annotated[dict[str, Any], BeforeValidator(_plain)] | None = key(

@@ -145,9 +145,10 @@ def losses(histories: dict[str, list[dict[str, Any]]], learned: Sequence[str]) -
     have different losses. Thin lines: the training loss, with moving noises. A dot marks the epoch that was kept."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
     for solver, history in histories.items():
-        colour, start = colours(learned)[solver], history[0]["validation"]
-        epochs, kept = [row["epoch"] for row in history], min(history, key=lambda row: row["validation"])
-        axes.plot(epochs, [row["validation"] / start for row in history], color=colour, label=solver)
+        judged = [row for row in history if row["validation"] is not None]  # null: it was not finite
+        colour, start = colours(learned)[solver], judged[0]["validation"]
+        epochs, kept = [row["epoch"] for row in judged], min(judged, key=lambda row: row["validation"])
+        axes.plot(epochs, [row["validation"] / start for row in judged], color=colour, label=solver)
         trained = [row for row in history if row["train"] is not None]
         train = [row["train"] / start for row in trained]
         axes.plot([row["epoch"] for row in trained], train, color=colour, linewidth=0.8, alpha=0.6)

@@ -34,7 +34,7 @@ class Metrics(BaseModel):
 class Epoch(BaseModel):
     epoch: Annotated[int, Field(strict=True, ge=0, le=10**9)]
     train: Number | None
-    validation: Positive
+    validation: Positive | None  # null: it was not finite
 
 
 Row = Annotated[list[Number], Field(min_length=1)]
@@ -52,7 +52,10 @@ def metrics(path: Path) -> dict[str, Any]:
 
 def history(path: Path) -> list[dict[str, Any]]:
     """The losses of a learned solver, a row for each epoch."""
-    return _read(path, OF_HISTORY)
+    rows = _read(path, OF_HISTORY)
+    if all(row["validation"] is None for row in rows):
+        raise UserError(f"{path}: no validation loss is a number; make it again with `dvc repro`")
+    return rows
 
 
 def trajectories(path: Path) -> list[list[list[float]]]:

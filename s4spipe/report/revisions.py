@@ -15,7 +15,8 @@ from s4spipe.runtime.files import write_text
 with needs("pipeline", "comparing revisions"):
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
-    from dvc.scm import NoSCM, SCMError, resolve_rev
+    from dvc.scm import NoSCM, resolve_rev
+    from scmrepo.exceptions import SCMError
 
 WORKSPACE = "workspace"
 
@@ -56,16 +57,30 @@ def at(revision: str) -> Iterator[Run]:
 def _tree(revision: str) -> tuple[Any, str]:
     """The files of a revision, and the project's place among them: it may lie in a subfolder of its git repository."""
     try:
-        with Repo() as repo:
-            if isinstance(repo.scm, NoSCM):
-                raise UserError("the project is in no git repository, so it has no revisions to compare")
-            top, tree = repo.scm.root_dir, repo.scm.get_fs(resolve_rev(repo.scm, revision))
+        repo = Repo()
     except (DvcException, SCMError):
-        raise UserError(
-            f"{revision}: no such experiment, branch, tag or commit; `dvc exp list` and `git branch` name them"
-        ) from None
+        raise UserError("the project is in no repository of git and DVC, or in a broken one, so it has no revisions to "
+                        "compare; `git status` and `dvc status` say why") from None  # fmt: skip
+    with repo:
+        if isinstance(repo.scm, NoSCM):
+            raise UserError("the project is in no git repository, so it has no revisions to compare")
+        commit = _commit(repo.scm, revision)
+        if not commit and not _commit(repo.scm, "HEAD"):
+            raise UserError(f"{revision}: git finds no commit of this project; `git status` and `git log` say why")
+        if not commit:
+            raise UserError(f"{revision or repr(revision)}: no such experiment, branch, tag or commit; `dvc exp list` "
+                            "and `git branch` name them")  # fmt: skip
+        top, tree = repo.scm.root_dir, repo.scm.get_fs(commit)
     here = Path.cwd().resolve().relative_to(Path(top).resolve())
     return tree, "" if here == Path() else f"/{here.as_posix()}"
+
+
+def _commit(scm: Any, revision: str) -> str | None:
+    """The id of a revision's commit; None if there is none, or if it is another of git's objects."""
+    try:
+        return resolve_rev(scm, f"{resolve_rev(scm, revision)}^{{commit}}") if revision else None
+    except (DvcException, SCMError):
+        return None
 
 
 def _get(tree: Any, here: str, path: Path, root: Path) -> None:

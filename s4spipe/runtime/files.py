@@ -5,6 +5,7 @@ import math
 import os
 import secrets
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from s4spipe.runtime.checks import check_plain
-from s4spipe.runtime.errors import UserError, explained
+from s4spipe.runtime.errors import UserError, explained, shown
+
+STRUCTURED = (".csv", ".json", ".jsonl", ".tsv", ".yaml", ".yml")  # texts whose lines are no plain sentences
 
 
 @contextmanager
@@ -58,19 +61,35 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: object) -> None:
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    """Raises UserError for a number that is not finite, which JSON does not have."""
+    try:
+        text = json.dumps(value, indent=2, allow_nan=False)
+    except ValueError:
+        raise UserError(f"{path}: not written, since a number in it is not finite (NaN or infinite)") from None
+    write_text(path, text + "\n")
 
 
 def read_json(path: str | Path) -> Any:
-    """Parsed JSON. Raises UserError for a file that is missing, is not JSON, or is nested too deeply to be used."""
+    """Parsed JSON. Raises UserError for a file that is missing, is not JSON, holds a key twice, or is nested too deeply
+    to be used."""
     with readable(path):
         content = Path(path).read_bytes()
     try:
-        value = json.loads(content.decode("utf-8-sig"))  # editors on Windows put a mark before it
+        # Editors on Windows put a mark before it.
+        value = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:  # also bytes that are no text, and numbers of over 4300 digits
-        raise UserError(f"{path}: not valid JSON ({str(error)[:150]}); rebuild it with `dvc repro`") from None
+        raise UserError(f"{path}: not valid JSON ({str(error)[:150]}); correct it, or make it again with `dvc repro` "
+                        "if a stage wrote it") from None  # fmt: skip
     check_plain(str(path), value)
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Of a key that is there twice, as after a bad merge, the parser would keep the last."""
+    (key, times), *_ = Counter(key for key, _ in pairs).most_common(1) or [("", 0)]
+    if times > 1:
+        raise ValueError(f"the key {shown(key)} is there {times} times")
+    return dict(pairs)
 
 
 @contextmanager
@@ -144,7 +163,8 @@ def read_array(path: str | Path) -> np.ndarray:
         raise missing(path) from None
     except Exception as error:  # a broken header may raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
-        raise UserError(f"{path}: not a complete .npy file ({reason}); make it again with `dvc repro`") from None
+        raise UserError(f"{path}: not a complete .npy file of plain numbers ({reason}); save it again, or make it "
+                        "again with `dvc repro` if a stage wrote it") from None  # fmt: skip
 
 
 def read_floats(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
@@ -182,7 +202,7 @@ def missing(path: str | Path) -> UserError:
 
 
 def read_lines(path: str | Path, what: str) -> list[str]:
-    """The non-empty lines of a UTF-8 text file. Raises UserError if there are none."""
+    """The non-empty lines of a UTF-8 text file. Raises UserError if there are none, and for JSON and tables."""
     try:
         # Not `splitlines`, which also splits where texts from the web have other marks.
         lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").split("\n") if line.strip()]
@@ -192,4 +212,7 @@ def read_lines(path: str | Path, what: str) -> list[str]:
         raise UserError(f"{path}: not UTF-8 text (at byte {error.start}); save it as UTF-8") from None
     if not lines:
         raise UserError(f"{path}: holds no {what}; write one per line")
+    if Path(path).suffix.lower() in STRUCTURED or lines[0].startswith(("[", "{")):
+        raise UserError(f"{path}: JSON or a table, by its name or its first line {shown(lines[0])}; write {what} as "
+                        "plain text, one per line, into a .txt file")  # fmt: skip
     return lines

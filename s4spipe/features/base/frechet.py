@@ -14,7 +14,7 @@ def statistics(features: Tensor) -> Statistics:
 
 
 def distance(own: Statistics, goal: Statistics) -> float:
-    """|m - m_g|^2 + tr(S + S_g - 2 (S S_g)^(1/2)) (Heusel et al. 2017, arXiv 1706.08500, eq. 6).
+    """|m - m_g|^2 + tr(S + S_g - 2 (S S_g)^(1/2)) (Heusel et al. 2017, arXiv 1706.08500, eq. 6), at least 0.
 
     Raises UserError for statistics of different numbers of features, and for numbers that are not finite.
     """
@@ -24,7 +24,7 @@ def distance(own: Statistics, goal: Statistics) -> float:
     if not all(part.isfinite().all() for part in (*own, *goal)):
         raise UserError("the statistics of features hold numbers that are not finite: make them again")
     _, values, _ = _spectrum(own, goal)
-    return _value(own, goal, values).item()
+    return max(0.0, _value(own, goal, values).item())  # rounding may take that of a set from itself below 0
 
 
 def distance_and_slope(features: Tensor, goal: Statistics) -> tuple[float, Tensor]:
