@@ -50,7 +50,7 @@ class NoiseSchedule:
     @property
     def sigma_T(self) -> float:
         """The standard deviation of x_T, the noise that sampling starts from."""
-        return float(self.sigma(torch.tensor(self.T, dtype=torch.float64)))
+        return float(self.sigma(torch.tensor(self.T, dtype=torch.float64, device="cpu")))
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class VPDiscrete(NoiseSchedule):
         _check_numbers(self)
         if not isinstance(self.alphas_cumprod, tuple) or not all(map(is_number, self.alphas_cumprod)):
             raise UserError(f"alphas_cumprod must be a tuple of numbers, got {shown(self.alphas_cumprod)}")
-        table = torch.tensor(self.alphas_cumprod, dtype=torch.float64)
+        table = torch.tensor(self.alphas_cumprod, dtype=torch.float64, device="cpu")
         if table.ndim != 1 or len(table) < 2 or not ((table > 0) & (table < 1)).all() or not (table.diff() < 0).all():
             raise UserError("alphas_cumprod must be at least two numbers in (0, 1), strictly falling")
         object.__setattr__(self, "_log_alpha", 0.5 * table.log())
@@ -240,7 +240,7 @@ def _check_numbers(noise: Any) -> None:
 
 def _check_levels(noise: NoiseSchedule) -> None:
     """That the numbers, each of them possible, leave noise levels that can be computed with."""
-    start, end = (noise.lambda_(torch.tensor(t, dtype=torch.float64)) for t in (noise.T, noise.t_min))
+    start, end = (noise.lambda_(torch.tensor(t, dtype=torch.float64, device="cpu")) for t in (noise.T, noise.t_min))
     if not (start.isfinite() and end.isfinite() and start < end):
         raise UserError(
             f"{type(noise).__name__} noise needs lambda to rise from T={noise.T:g} to t_min={noise.t_min:g}, and to be "
@@ -307,7 +307,8 @@ MOST = 100_000  # entries of a table that a file may ask for; models have 1000
 
 def alphas_cumprod(betas: str, first: float, last: float, count: int) -> tuple[float, ...]:
     """The table of a model whose betas follow one of the rules in `BETAS`."""
-    return tuple((1 - BETAS[betas](first, last, count)).cumprod(0).tolist())
+    with torch.device("cpu"):  # not torch's default device, which may round otherwise
+        return tuple((1 - BETAS[betas](first, last, count)).cumprod(0).tolist())
 
 
 def _describe_table(table: tuple[float, ...]) -> dict | list | str:

@@ -266,15 +266,20 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
 
         Raises:
             UserError: if a step was left out, `sample` is not the result of the previous step, or the network's output
-                is not finite or has another shape than `sample`.
+                is no tensor, is not finite or has another shape than `sample`.
         """
         if eta or use_clipped_model_output:
             raise UserError(f"solver {self.tableau.name} adds no noise on the way and clips nothing: leave out eta and "
                             "use_clipped_model_output")  # fmt: skip
         i = len(self._evaluations)
-        if i == self.tableau.nfe or not math.isclose(timestep, self.timesteps[i], rel_tol=1e-3, abs_tol=1e-6):
+        try:
+            time = math.nan if isinstance(timestep, str) else float(timestep)
+        except (TypeError, ValueError, RuntimeError, OverflowError):  # None, or one for each sample
+            time = math.nan
+        if i == self.tableau.nfe or not math.isclose(time, self.timesteps[i], rel_tol=1e-3, abs_tol=1e-6):
+            got = shown(timestep) if math.isnan(time) else f"{time:g}"
             raise UserError(f"solver {self.tableau.name} takes its {self.tableau.nfe} steps in turn: got timestep "
-                            f"{float(timestep):g} as number {i + 1}; call set_timesteps to start anew")  # fmt: skip
+                            f"{got} as number {i + 1}; call set_timesteps to start anew")  # fmt: skip
         model_output = self._checked(model_output, sample)
         precision = torch.promote_types(sample.dtype, torch.float32)
         if i == 0:  # a copy: some pipelines write into their samples
@@ -282,7 +287,8 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         elif sample.shape != self._state.shape or not torch.equal(sample, self._state.to(sample.dtype)):
             raise UserError("the sample was changed between two steps, which this solver does not allow: every step "
                             "refers back to the initial noise")  # fmt: skip
-        x0 = X0[self.prediction](self._state, model_output.to(precision), self.alpha[i], self.sigma[i])
+        output = model_output.to(precision, copy=True)  # a captured CUDA graph returns the same memory at every call
+        x0 = X0[self.prediction](self._state, output, self.alpha[i], self.sigma[i])
         self._evaluations.append(x0)
         self._state = state = self.tableau.state(i + 1, self._x_T, self._evaluations)
         previous = state.to(sample.dtype, copy=True)
@@ -290,6 +296,9 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
 
     def _checked(self, output: Tensor, sample: Tensor) -> Tensor:
         """The network's output, without a learned variance, if it is finite and has the shape of the sample."""
+        for what, value in (("the sample", sample), ("the network's output", output)):
+            if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim < 2:
+                raise UserError(f"{what} must be a tensor [B, C, ...] of floating-point numbers, got {shown(value)}")
         i, channels = len(self._evaluations), sample.shape[1]
         if str(self.config.variance_type).startswith("learned") and output.shape[1] == 2 * channels:
             output = output[:, :channels]

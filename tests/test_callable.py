@@ -1,5 +1,7 @@
 """Models out of a user's own code."""
 
+import sys
+
 import pytest
 import torch
 from diffusers import UNet2DModel
@@ -123,11 +125,74 @@ def test_what_is_no_model_is_told(load, function, says):
         load(function)
 
 
+FAILING = {
+    "exits.py": "import sys\nsys.exit(0)",
+    "parses.py": "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--x', required=True)\n"
+    "parser.parse_args()",
+    "lacks.py": "\n\nimport not_installed_here",
+    "wrong.py": "def (",
+    "cannot.py": "from json import no_such_name",
+    "late.py": "import json\n\ndef f():\n    return helper()\n\ndef helper():\n    return json.loads('{')\n\n"
+    "def g():\n    raise SystemExit\n\ndef two(a, b):\n    pass\n\nclass Net:\n    pass",
+    "nets.py": "import torch\n\nclass Net(torch.nn.Module):\n    label_dim = 'ten'\n"
+    "    def forward(self, x, sigma, class_labels=None):\n        return x",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("exits:f", r"cannot be imported: SystemExit: 0 \(.*exits.py:2\)"),
+        ("parses:f", r"cannot be imported: SystemExit: 2 \(.*parses.py:4\)"),
+        ("lacks:f", r"cannot be imported: ModuleNotFoundError: No module named 'not_installed_here' \(.*lacks.py:3\)"),
+        ("wrong:f", r"cannot be imported: SyntaxError: .*wrong.py, line 1"),
+        ("cannot:f", r"cannot be imported: ImportError: cannot import name 'no_such_name' .*cannot.py:1\)"),
+        ("late:f", r"fails: JSONDecodeError: Expecting property name .* \(.*late.py:7\)"),
+        ("late:g", r"fails: SystemExit \(.*late.py:10\)"),
+        ("late:two", "fails: TypeError: two.. missing 1 required positional argument: 'b'"),
+        ("late:Net", "must return a torch.nn.Module, got Net"),
+        ("nets:Net", "returned a network that cannot be used: ValueError: .*'ten'"),
+    ],
+)
+def test_a_users_code_that_fails_is_told_with_its_place(source, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["s4spipe"])
+    sys.modules.pop(source.partition(":")[0], None)  # of the test before
+    for name, code in FAILING.items():
+        (tmp_path / name).write_text(code, encoding="utf-8")
+    with pytest.raises(UserError, match=f"model.source: {source} {says}") as caught:
+        models.load({"kind": "callable", "source": source, "weights": "x"})
+    assert len(str(caught.value)) <= 400
+
+
+@pytest.mark.parametrize("place", ["same_name.py", "same_package/net.py"])
+def test_two_projects_with_a_module_of_the_same_name_are_not_mixed(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    module = place.removesuffix(".py").replace("/", ".")
+
+    def load(project):
+        path = tmp_path / project / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(CODE, encoding="utf-8")
+        monkeypatch.chdir(tmp_path / project)
+        return models.load({"kind": "callable", "source": f"{module}:edm", "weights": place})
+
+    assert load("first").num_classes == 3
+    with pytest.raises(
+        UserError, match=f"Python has kept the module '{module}' of .*first.*, and .*second.* has the same"
+    ):
+        load("second")
+    assert load("first").num_classes == 3
+
+
 @pytest.mark.parametrize(
     ("source", "says"),
     [
         ("no_module:f", "no module 'no_module' can be imported"),
+        ("json.no_module:f", "no module 'json.no_module' can be imported"),
         ("edm", "must be module:function"),
+        ("..edm:f", "must be module:function"),
         (None, "must be module"),
     ],
 )

@@ -1,6 +1,7 @@
 """The public API called from Python with anything: one sentence, whatever is wrong."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,12 +17,24 @@ from s4spipe.solvers import registry, timesteps
 
 NOISE = VE()
 TABLE = registry.make("ddim", "edm", NOISE, 3)
+PARALLEL = registry.make("parallel_midpoints", "edm", NOISE, 3)
 NOISES = torch.ones(2, 3)
 WEIGHTS = str(ROOT / "models/digits.safetensors")
 NOT_NFE = [None, 0, -3, 2.5, 3.0, True, "3", 10**12, 10**400, float("nan"), torch.tensor(3.0), torch.ones(2), [3]]
 NOT_TIMES = [None, "edm", 5, {"a": 1}, ["a", "b"], [10**400, 1], [80.0, float("nan"), 0.002], [[80.0], [1.0]], NOISES]
 NOT_NOISE = [None, "ve", {"name": "ve"}, 80.0, VE]
 NOT_TENSOR = [None, [1.0], 1.0, "x", np.zeros(3)]
+
+
+class Plain(models.Denoiser):
+    sample_shape, noise_schedule = (3,), NOISE
+
+    def predict(self, x, t, condition):
+        return x / 2 if condition is None else x / 2 + condition[:, None]
+
+
+class Labels(Plain):
+    num_classes = null_condition = 5
 
 
 def table(**changed):
@@ -59,13 +72,33 @@ CALLS = {
     "sample, denoiser": (lambda denoiser: sample(denoiser, TABLE, NOISES), [None, 5, WEIGHTS]),
     "sample, tableau": (lambda solver: sample(lambda x, t, c: x, solver, NOISES), [None, "a.json", TABLE.to_dict()]),
     "sample, x_T": (lambda x_T: sample(lambda x, t, c: x, TABLE, x_T), [
-        *NOT_TENSOR, torch.tensor(1.0), torch.ones(2, 3, dtype=torch.int64), torch.ones(2, dtype=torch.complex64)]),
+        *NOT_TENSOR, torch.tensor(1.0), torch.ones(2, 3, dtype=torch.int64), torch.ones(2, dtype=torch.complex64),
+        torch.ones(2, 3).to_sparse(), NOISES / 0]),
+    "sample, prediction": (lambda out: sample(lambda x, t, c: out, TABLE, NOISES, check=False), [
+        *NOT_TENSOR, (NOISES,), torch.ones(1, 3), torch.ones(2, 1), torch.ones(2, 6), torch.ones(4, 3), NOISES.long(),
+        torch.tensor(0.0), NOISES > 0, NOISES + 1j, NOISES.to_sparse(), NOISES.to("meta"),
+        SimpleNamespace(sample=NOISES)]),
+    "sample, prediction of several": (lambda out: sample(lambda x, t, c: out, PARALLEL, NOISES), [
+        None, torch.ones(1, 3), torch.ones(4, 1), torch.ones(8, 3)]),
+    "sample, noises of a model": (lambda x_T: sample(Labels(), TABLE, x_T), [
+        torch.ones(2, 4), torch.ones(2), NOISES[None]]),
+    "sample, condition": (lambda condition: sample(Labels(), TABLE, NOISES, condition), [
+        [0, 6], [-1, 0], [0.0, 1.0], [0, 1, 2], [[0], [1]], "a", torch.eye(5)[:2], torch.eye(5).long(), True, 10**30]),
+    "sample, condition of none": (lambda condition: sample(Plain(), TABLE, NOISES, condition), [0, [0, 1], "a"]),
     "models.load": (models.load, [None, WEIGHTS, ["weights"], {}, {5: 1, "weights": WEIGHTS}]),
     "models.load, weights": (lambda path: models.load({"weights": path}), [3, ["a"], str(ROOT), "absent"]),
     "models.load, device": (lambda device: models.load({"weights": WEIGHTS}, device), ["gpu", 3.5, None, ["cpu"]]),
     **{f"models.load, {key}": (lambda value, key=key: models.load({"weights": WEIGHTS, key: value}), values)
        for key, values in {"kind": [["digits"], 5, "x"], "guidance": ["2", float("nan"), -1, True, NOISES],
-                           "condition": ["label", ["labels"]], "precision": [16, "fp16"]}.items()},
+                           "condition": ["label", ["labels"]], "precision": [16, "fp16", ["float32"]]}.items()},
+    **{f"ModelSettings, {key}": (
+        lambda value, key=key: models.ModelSettings.of({"weights": WEIGHTS, key: value}), values)
+       for key, values in {"source": [5, ["m:f"], b"m:f"], "scheduler": [5, "x", [1]], "name": [5, ["a"]],
+                           "shape": [5, "x", [], ["a", 1], [3, -8, 8], [1.0]], "size": ["64", 0, 1.5, True],
+                           "revision": [5], "embeddings": [5, ["a"]]}.items()},
+    "ModelSettings, made directly": (lambda value: models.ModelSettings(WEIGHTS, scheduler=value), [None, 5]),
+    "callable's source": (lambda value: models.load({"weights": WEIGHTS, "kind": "callable", "source": value}), [
+        "", "m", ":f", "m:", ".m:f", "..m:f", "m..n:f", "no module:f", "no.module:f", "json.no:f", "builtins:exit"]),
     "noise": (lambda value: VE(value, 80.0), [None, "a", torch.tensor(1.0), True, 10**400, float("nan"), -1, 90]),
     "from_description": (from_description, [None, "ve", [], {"name": ["ve"]}, {"name": None}]),
 }  # fmt: skip
@@ -130,3 +163,90 @@ def test_a_value_is_shown_shortly_whatever_refers_to_whatever():
         assert shown(value).isprintable()
     with pytest.raises(UserError, match="more than 64 deep"):
         table(meta={"a": bomb, "b": json.loads("[" * 80 + "]" * 80)}).save("x.json")
+
+
+@pytest.mark.parametrize("condition", [[1, 4], (1, 4), np.array([1, 4]), torch.tensor([1, 4], dtype=torch.uint8)])
+@pytest.mark.parametrize("solver", [TABLE, PARALLEL], ids=["one by one", "side by side"])
+def test_conditions_may_be_any_list_of_whole_numbers(condition, solver):
+    expected = sample(Labels(), solver, NOISES, torch.tensor([1, 4]))
+    assert torch.equal(sample(Labels(), solver, NOISES, condition), expected)
+    for one in (4, np.int64(4), [4, 4]):  # a single index is for all
+        assert torch.equal(sample(Labels(), solver, NOISES, one)[1], expected[1])
+    assert sample(Labels(), solver, NOISES, [0, 5]).isfinite().all()  # 5 stands for no condition
+
+
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        (torch.ones(1, 3), r"the shape of its input, \[2, 3\], got \[1, 3\]"),
+        ((NOISES,), "a dense tensor of floating-point numbers, got tuple"),
+        (NOISES.long(), "a dense tensor of floating-point numbers, got torch.int64"),
+        (NOISES.to_sparse(), "a dense tensor of floating-point numbers, got torch.float32, torch.sparse_coo"),
+        (NOISES.to("meta"), "a tensor on the device of its input, cpu, got meta"),
+    ],
+)
+def test_what_is_wrong_with_a_prediction_is_named(out, says):
+    with pytest.raises(UserError, match=f"the denoiser must return {says}"):
+        sample(lambda x, t, c: out, TABLE, NOISES, check=False)
+
+
+@pytest.mark.parametrize(
+    ("x_T", "condition", "says"),
+    [
+        (NOISES, [0, 6], r"conditions are indices from 0 to 5, got \[0, 6\]"),
+        (NOISES, [0, 1, 2], r"conditions must be whole numbers \[2\], one for each sample"),
+        (torch.ones(2, 4), None, r"samples are of shape \[3\]: the noises must be \[B, 3\], got \[2, 4\]"),
+        (torch.tensor([[1, 2, 3], [1, torch.nan, 3]]), None, r"noises x_T are not finite .* for 1 of 2 samples"),
+    ],
+)
+def test_what_is_wrong_with_noises_or_conditions_is_named(x_T, condition, says):
+    with pytest.raises(UserError, match=says):
+        sample(Labels(), TABLE, x_T, condition)
+
+
+@pytest.fixture(params=[torch.bfloat16, torch.float64, "meta"], ids=str)
+def left_on(request):
+    """What a caller may have set for all of torch."""
+    before = torch.get_default_dtype()
+    if request.param == "meta":
+        torch.set_default_device("meta")
+    else:
+        torch.set_default_dtype(request.param)
+    yield
+    torch.set_default_dtype(before)
+    torch.set_default_device(None)
+
+
+@pytest.fixture(scope="module")
+def made():
+    """The embedded model's samples, and what makes them."""
+    denoiser, x_T = models.load({"weights": WEIGHTS}), 80 * torch.randn(2, 1, 8, 8)
+    table = registry.make("unipc_bh2", "logsnr", NOISE, 4)
+    return denoiser, table, x_T, sample(denoiser, table, x_T, [3, 7])
+
+
+HEUN = registry.make("heun", "vp_uniform", NOISE, 4)
+
+
+def test_no_default_of_torch_that_a_caller_left_on_changes_a_table_or_a_model(made, left_on, tmp_path):
+    _, table, x_T, x_0 = made
+    assert registry.make("unipc_bh2", "logsnr", VE(), 4).agrees(table, 0)
+    assert classical.build("heun", NOISE, HEUN.t.tolist(), HEUN.meta).agrees(HEUN, 0)
+    table.save(tmp_path / "solver.json")
+    assert Tableau.load(tmp_path / "solver.json").agrees(table, 0)
+    rule = {"betas": "linear", "first": 1e-4, "last": 0.02, "count": 1000}
+    assert from_description({"name": "vp_discrete", "alphas_cumprod": rule}).sigma_T == pytest.approx(1, rel=1e-3)
+    denoiser = models.load({"weights": WEIGHTS})
+    assert {(p.dtype, p.device.type) for p in denoiser.parameters()} == {(torch.float32, "cpu")}
+    assert torch.equal(sample(denoiser, table, x_T, [3, 7]), x_0)
+
+
+def test_autocast_and_inference_mode_that_a_caller_left_on_change_nothing(made):
+    denoiser, table, x_T, x_0 = made
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(sample(denoiser, table, x_T, [3, 7]), x_0)
+        with torch.inference_mode():
+            denoiser = models.load({"weights": WEIGHTS})
+    start = x_T.clone().requires_grad_()
+    sample(denoiser, table, start, [3, 7]).sum().backward()
+    assert start.grad.any()

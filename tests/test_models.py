@@ -123,6 +123,13 @@ def test_training_resumes_where_it_was_killed(tmp_path, monkeypatch):
     assert (tmp_path / "whole.safetensors").read_bytes() == (tmp_path / "killed.safetensors").read_bytes()
 
 
+def described_as(path, changed):
+    """Change what a model's file says of its network."""
+    tensors, metadata = files.read_tensors(path)
+    unet = metadata["unet"] | changed.get("unet", {})
+    files.write_tensors(path, tensors, metadata | changed | {"unet": unet})
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -133,6 +140,22 @@ def test_training_resumes_where_it_was_killed(tmp_path, monkeypatch):
         (lambda path: path.write_bytes(open("models/features.safetensors", "rb").read()), "does not hold a U-Net"),
         (lambda path: files.write_tensors(path, {}, {"unet": {"sample_size": "x"}}), "does not hold a U-Net"),
         (lambda path: files.write_tensors(path, {}, None), "does not hold a U-Net"),
+        *(
+            (lambda path, changed=changed: described_as(path, changed), f"does not hold a U-Net .*{says}")
+            for changed, says in (
+                ({"sigma_data": 0}, "sigma_data must be a positive number, got 0"),
+                ({"sigma_data": -0.5}, "sigma_data must be a positive number, got -0.5"),
+                ({"sigma_data": float("nan")}, "sigma_data must be a positive number, got nan"),
+                ({"sigma_data": "0.5"}, "sigma_data must be a positive number, got '0.5'"),
+                ({"shuffle": 3}, "shuffle 3 needs a multiple of 9 channels, got 1"),
+                ({"shuffle": "2"}, "shuffle must be a whole number, got '2'"),
+                ({"shuffle": -1}, "shuffle must be at least 1, got -1"),
+                ({"shuffle": 0}, "shuffle must be at least 1, got 0"),
+                ({"unet": {"block_out_channels": [2**16, 2**16]}}, r"is \[32, 1, 3, 3\], not \[65536, 1, 3, 3\]"),
+                ({"unet": {"layers_per_block": 10**9}}, "1000000000 layers of .* tensors"),
+                ({"unet": {"num_class_embeds": 10**12}}, r"class_embedding.weight is .*, not \[1000000000000, "),
+            )
+        ),
     ],
 )
 def test_a_broken_model_file_is_told(change, says, tmp_path):
@@ -155,6 +178,14 @@ def test_the_features_tell_digits_apart():
 def test_features_of_another_network_are_refused():
     with pytest.raises(UserError, match="not the weights of the digits' features network"):
         loading.load("digits", WEIGHTS, CPU)
+
+
+def test_features_of_a_gigantic_network_take_no_memory(tmp_path):
+    path = tmp_path / "features.safetensors"
+    tensors, about = files.read_tensors("models/features.safetensors")
+    files.write_tensors(path, tensors, (about or {}) | {"shape": {"channels": [10**9, 10**9, 64]}})
+    with pytest.raises(UserError, match="not the weights of the digits' features network"):
+        loading.load("digits", str(path), CPU)
 
 
 def test_labels_of_a_model_without_classes_are_told(tmp_path):

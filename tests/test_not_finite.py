@@ -1,8 +1,10 @@
 """NaN and infinity: the first one stops the work, and is named."""
 
 import diffusers
+import numpy as np
 import pytest
 import torch
+from diffusers.models.unets.unet_2d import UNet2DOutput
 from support.pipes import guided
 
 import s4spipe
@@ -102,6 +104,50 @@ def test_a_pipeline_may_write_into_the_samples_that_it_was_given():
     assert torch.equal(run(True), run(False))
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "sample"])
+def test_a_network_may_return_the_same_memory_at_every_call(prediction):
+    """As a captured CUDA graph does."""
+    config = dict(diffusers.DDIMScheduler(prediction_type=prediction).config)
+    x, memory = torch.randn(2, 3, 4, 4), torch.empty(2, 3, 4, 4)
+
+    def run(place):
+        scheduler, state = S4SScheduler.from_classical("dpmpp_3m", "time_uniform", 5, config), x
+        for t in scheduler.timesteps:
+            state = scheduler.step(place(torch.tanh(state + t / 1000)), t, state).prev_sample
+        return state
+
+    assert torch.equal(run(memory.copy_), run(torch.clone))
+
+
+X = torch.randn(2, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("output", "timestep", "given", "says"),
+    [
+        (UNet2DOutput(X), 999, X, "the network's output must be a tensor .* got UNet2DOutput"),
+        (None, 999, X, "the network's output must be a tensor .* got None"),
+        (X.numpy(), 999, X, "the network's output must be a tensor .* got array"),
+        (X.long(), 999, X, "the network's output must be a tensor .* of floating-point numbers"),
+        (X[0, 0, 0], 999, X, "the network's output must be a tensor"),
+        (X, 999, X.numpy(), "the sample must be a tensor .* got array"),
+        (X, 999, X.long(), "the sample must be a tensor .* of floating-point numbers"),
+        (X[0, 0, 0], 999, X[0, 0, 0], r"the sample must be a tensor \[B, C, ...\]"),
+        (X, None, X, "got timestep None as number 1"),
+        (X, "999", X, "got timestep '999' as number 1"),
+        (X, torch.tensor([999.0, 999.0]), X, r"got timestep tensor\(\[999., 999.\]\) as number 1"),
+        (X, 998, X, "got timestep 998 as number 1"),
+        (X, X, 999, "got timestep tensor"),
+    ],
+)
+def test_a_step_with_anything_else_is_told(output, timestep, given, says):
+    scheduler = S4SScheduler.from_classical("ddim", "time_uniform", 4, diffusers.DDIMScheduler().config)
+    with pytest.raises(UserError, match=says) as caught:
+        scheduler.step(output, timestep, given)
+    assert len(str(caught.value)) <= 400
+    assert scheduler.step(X, np.float32(999), X).prev_sample.isfinite().all()  # nothing was kept of it
+
+
 def test_an_output_of_another_shape_is_refused_by_the_scheduler():
     scheduler = S4SScheduler.from_classical("ddim", "time_uniform", 4, diffusers.DDIMScheduler().config)
     x = torch.randn(2, 3, 4, 4)
@@ -175,6 +221,18 @@ def test_python_callers_of_the_scheduler_get_one_sentence(call, says):
 def test_the_public_loop_checks_too():
     with pytest.raises(UserError, match="not finite"):
         s4spipe.sample(lambda x, t, c: x * torch.inf, TABLE, torch.randn(2, 3))
+
+
+def test_samples_that_the_dtype_of_the_noises_cannot_hold_are_told():
+    x_T = torch.randn(3, 2)
+
+    def denoiser(x, t, c):
+        return torch.where(x[:1] == x, 1e6, 1.0)
+
+    assert sample(denoiser, TABLE, x_T).isfinite().all()
+    with pytest.raises(UserError, match=r"1 of 3 samples are not finite in torch.float16, .*\(ddim\): .* in float32"):
+        sample(denoiser, TABLE, x_T.half())
+    assert sample(denoiser, TABLE, x_T.half(), check=False).isinf().any()
 
 
 def test_pairs_that_are_not_finite_or_not_whole_are_refused(tmp_path):

@@ -2,6 +2,7 @@ import pytest
 import torch
 from support.problems import NOISES, Gaussian, march, noises, wavy
 
+from s4spipe.runtime.errors import UserError
 from s4spipe.sampling.loop import sample
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.solvers import registry, timesteps
@@ -147,6 +148,53 @@ def test_the_result_is_like_the_noise():
 def test_the_loop_runs_without_data_on_the_meta_device():
     x_T = torch.empty(2, 3, device="meta")
     assert sample(lambda x, t, condition: x / (1 + t), tableau(), x_T).shape == (2, 3)
+
+
+def test_a_denoiser_may_return_the_same_memory_at_every_call():
+    """As a captured CUDA graph does."""
+    table, x_T = tableau(), noises(3, scale=80.0)
+    memory = torch.empty_like(x_T)
+    ours = sample(lambda x, t, condition: memory.copy_(wavy(x, t)), table, x_T, record=True)
+    expected = sample(on_wavy, table, x_T, record=True)
+    assert torch.equal(ours.x_0, expected.x_0)
+    assert all(torch.equal(a, b) for a, b in zip(ours.predictions, expected.predictions, strict=True))
+
+
+@pytest.mark.parametrize("solver", ["dpmpp_3m", "parallel_midpoints"])
+def test_a_denoiser_may_write_into_what_it_is_given(solver):
+    table, x_T = tableau(solver, 6), noises(3, scale=80.0)
+    before = table.to_dict()
+
+    def denoiser(x, t, condition):
+        out = x.copy_(wavy(x, t))
+        t.zero_()
+        return out
+
+    ours, expected = sample(denoiser, table, x_T, record=True), sample(on_wavy, table, x_T, record=True)
+    assert all(torch.equal(a, b) for a, b in zip(ours.states, expected.states, strict=True))
+    assert torch.equal(ours.x_0, expected.x_0)
+    assert table.to_dict() == before
+
+
+def test_samples_may_be_single_numbers():
+    x_T = noises(4, scale=80.0)[:, 0]
+
+    def denoiser(x, t, condition):
+        return torch.tanh(x / (1 + t))
+
+    expected = sample(denoiser, tableau(), x_T[:, None])[:, 0]
+    torch.testing.assert_close(sample(denoiser, tableau(), x_T), expected)
+    with pytest.raises(UserError, match="not finite .* for 1 of 4 samples, in evaluation 1"):
+        sample(lambda x, t, condition: x / (x - x[0]), tableau(), x_T)
+    assert sample(denoiser, tableau(), x_T[:0]).shape == (0,)
+
+
+def test_the_transforms_of_torch_func_pass_through():
+    x_T = noises(2, scale=80.0)
+    by_row = torch.func.vmap(lambda x: sample(on_wavy, tableau(), x[None], check=False)[0])(x_T)
+    torch.testing.assert_close(by_row, sample(on_wavy, tableau(), x_T))
+    exact = torch.autograd.functional.jacobian(lambda x: sample(on_wavy, tableau(), x), x_T)
+    torch.testing.assert_close(torch.func.jacrev(lambda x: sample(on_wavy, tableau(), x))(x_T), exact)
 
 
 def test_gradients_match_finite_differences():

@@ -1,10 +1,12 @@
 """Checks of what users and files hand over: numbers, and data that a JSON file can hold."""
 
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from s4spipe.runtime.errors import UserError, shown
 
@@ -33,6 +35,32 @@ def whole(what: str, value: Any, least: int = 1, most: int = 10**9) -> int:
         bound = f"at least {least}" if value < least else f"at most {most}"
         raise UserError(f"{what} must be {bound}, got {shown(value)}")
     return value
+
+
+def check_like(what: str, value: object, x: Tensor) -> None:
+    """Raises UserError unless a value is a dense tensor of floating-point numbers, of the shape and on the device of x.
+
+    `what` names what returned it.
+    """
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.layout != torch.strided:
+        got = f"{value.dtype}, {value.layout}" if isinstance(value, Tensor) else type(value).__name__
+        raise UserError(f"{what} must return a dense tensor of floating-point numbers, got {got}")
+    if value.shape != x.shape:
+        raise UserError(f"{what} must return the shape of its input, {list(x.shape)}, got {list(value.shape)}")
+    if value.device != x.device:
+        raise UserError(f"{what} must return a tensor on the device of its input, {x.device}, got {value.device}")
+
+
+def check_shapes(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> None:
+    """Raises RuntimeError for a network of other shapes than its tensors, before memory is taken for it: a few numbers
+    in a small file can ask for any amount."""
+    with torch.device("meta"):
+        wanted = build().state_dict()
+    for name, value in wanted.items():
+        if name in tensors and tensors[name].shape != value.shape:
+            raise RuntimeError(f"{name} is {list(tensors[name].shape)}, not {list(value.shape)}")
+    if missing := sorted(set(wanted) - set(tensors)):
+        raise RuntimeError(f"{missing[0]} is missing")
 
 
 def check_plain(what: str, value: object) -> None:

@@ -8,7 +8,9 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from s4spipe.models.base.denoiser import Denoiser
 from s4spipe.noise import precision
+from s4spipe.runtime.checks import check_like
 from s4spipe.runtime.errors import UserError, shown
 from s4spipe.sampling.tableau import Tableau
 
@@ -74,34 +76,43 @@ def sample(
         x_T: the noises [B, ...], of standard deviation sigma_T (not 1).
         condition: passed to the denoiser; a tensor has one row per sample.
         record: also return every state and prediction.
-        check: stop at the first prediction that is not finite. A learner does not: it tries solvers that may diverge.
+        check: stop at the first number that is not finite. A learner does not: it tries solvers that may diverge.
 
     Returns:
         The samples [B, ...], in the dtype of `x_T`; with `record`, a Recording.
 
     Raises:
-        UserError: for a denoiser that cannot be called, for what is no tableau or no batch of noises, and (with
-            `check`) for a prediction that is not finite.
+        UserError: for a denoiser that cannot be called or returns anything but x0 predictions, for what is no tableau
+            or no batch of noises, for noises or conditions that a model does not have, and (with `check`) for noises,
+            predictions and samples that are not finite.
     """
     _check(denoiser, tableau, x_T)
+    if check:
+        _check_noises(x_T)
+    if isinstance(denoiser, Denoiser):
+        condition = denoiser.checked(x_T, condition)
     _warn_of_another_model(denoiser, tableau)
     start = x_T.to(precision(x_T.device))
-    t_c = tableau.t_c.to(start)
+    t_c = tableau.t_c.to(start, copy=True)  # a denoiser may write into what it is given
     states: list[Tensor] = []
     d: list[Tensor] = []
     for stage in tableau.stages:
-        new = [tableau.state(i, start, d) for i in stage]
-        states += new if record else []
-        if len(stage) == 1:
-            d.append(denoiser(new[0], t_c[stage.start], condition))
+        new, rows = [tableau.state(i, start, d) for i in stage], len(stage)
+        states += [y.clone() for y in new] if record else []
+        if rows == 1:
+            y, t, given = new[0], t_c[stage.start], condition
         else:
-            t, rows = t_c[stage.start : stage.stop].repeat_interleave(len(start)), len(stage)
-            repeated = condition.repeat(rows, *[1] * (condition.ndim - 1)) if torch.is_tensor(condition) else condition
-            d.extend(denoiser(torch.cat(new), t, repeated).chunk(rows))
+            y, t = torch.cat(new), t_c[stage.start : stage.stop].repeat_interleave(len(start))
+            given = condition.repeat(rows, *[1] * (condition.ndim - 1)) if torch.is_tensor(condition) else condition
+        out = denoiser(y, t, given)
+        check_like("the denoiser", out, y)
+        d.extend(out.clone().chunk(rows))  # a copy: a captured CUDA graph returns the same memory at every call
         for i in stage if check else ():
             check_finite(d[i], i, tableau)
     end = tableau.state(tableau.nfe, start, d)
     x_0 = end.to(x_T.dtype)
+    if check:
+        _check_samples(x_0, tableau)
     return Recording(x_0, [*states, end], d) if record else x_0
 
 
@@ -110,17 +121,34 @@ def _check(denoiser: object, tableau: object, x_T: object) -> None:
         raise UserError(f"sample needs a denoiser that can be called, such as models.load gives, got {shown(denoiser)}")
     if not isinstance(tableau, Tableau):
         raise UserError(f"sample needs a Tableau, such as Tableau.load gives, got {shown(tableau)}")
-    if not (torch.is_tensor(x_T) and x_T.is_floating_point() and x_T.ndim):
-        raise UserError(f"sample needs noises as a tensor [B, ...] of floating-point numbers, got {shown(x_T)}")
+    if not (isinstance(x_T, Tensor) and x_T.is_floating_point() and x_T.ndim and x_T.layout == torch.strided):
+        raise UserError(f"sample needs noises as a dense tensor [B, ...] of floating-point numbers, got {shown(x_T)}")
+
+
+def _not_finite(x: Tensor) -> str:
+    """How many of the samples [B, ...] hold NaN or infinity, in words; nothing if none does."""
+    if x.is_meta:
+        return ""  # holds no numbers
+    bad = ~x.detach()[:, None].isfinite().flatten(1).all(1)  # [:, None]: each may be a single number
+    return f"{int(bad.sum())} of {len(bad)} samples" if bad.any() else ""
+
+
+def _check_noises(x_T: Tensor) -> None:
+    if count := _not_finite(x_T):
+        raise UserError(f"the noises x_T are not finite (NaN or infinite) for {count}: draw them anew")
+
+
+def _check_samples(x_0: Tensor, tableau: Tableau) -> None:
+    if count := _not_finite(x_0):
+        raise UserError(
+            f"the network's outputs are finite, but {count} are not finite in {x_0.dtype}, the dtype of the noises x_T "
+            f"({tableau.name}): give the noises in float32"
+        )
 
 
 def check_finite(prediction: Tensor, i: int, tableau: Tableau) -> None:
     """Raises UserError if evaluation i (from 0) gave anything but finite numbers for some of the samples [B, ...]."""
-    if prediction.is_meta:
-        return  # holds no numbers
-    bad = ~prediction.detach().isfinite().flatten(1).all(1)
-    if bad.any():
-        count = f"{int(bad.sum())} of {len(bad)} samples"
+    if count := _not_finite(prediction):
         raise UserError(
             f"the network's output is not finite (NaN or infinite) for {count}, in evaluation {i + 1} of {tableau.nfe} "
             f"at time {float(tableau.t_c[i]):.6g} ({tableau.name}); try model.precision bfloat16 or float32, and check "

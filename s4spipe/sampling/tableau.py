@@ -52,7 +52,7 @@ class Tableau:
     noise: NoiseSchedule
     name: str
     meta: dict = field(default_factory=dict)
-    c_0: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.float64))
+    c_0: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.float64, device="cpu"))
 
     def __post_init__(self):
         for key in ("t", "t_c", "c", "W", "c_0"):
@@ -223,7 +223,7 @@ class Tableau:
             raise UserError(f"entry t must have {shown(data['steps'])} + 1 times, to go with `steps`, got {len(t)}")
         if len(data["W"]) != len(c):
             raise UserError(f"entry W must have {len(c)} rows, one per evaluation, got {len(data['W'])}")
-        W = torch.zeros(len(c), len(c), dtype=torch.float64)
+        W = torch.zeros(len(c), len(c), dtype=torch.float64, device="cpu")
         for i, row in enumerate(data["W"]):
             numbers = _numbers(f"W[{i}]", row)
             if len(numbers) != i + 1:
@@ -252,4 +252,4 @@ def load_all(path: str | Path) -> list[Tableau]:
 def _numbers(key: str, value: object) -> Tensor:
     if not isinstance(value, list) or not all(map(is_number, value)):
         raise UserError(f"entry {key} must be a list of numbers, got {shown(value)}")
-    return torch.tensor(value, dtype=torch.float64)
+    return torch.tensor(value, dtype=torch.float64, device="cpu")

@@ -169,7 +169,8 @@ def coefficients(
     solver, order, _ = parse(name)
     if solver.kind == "algorithm":
         raise UserError(f"{name} is neither a multistep nor an exponential single-step method: use another one here")
-    return solver.make(noise, t, order if solver.kind == "multistep" else spent or _most(solver, len(t) - 1))
+    with torch.device("cpu"):  # as the times, whatever torch's default device is
+        return solver.make(noise, t, order if solver.kind == "multistep" else spent or _most(solver, len(t) - 1))
 
 
 def build(name: str, noise: NoiseSchedule, t: Tensor, meta: dict | None = None, nfe: int | None = None) -> Tableau:
@@ -178,7 +179,7 @@ def build(name: str, noise: NoiseSchedule, t: Tensor, meta: dict | None = None, 
     Args:
         name: the solver's name.
         noise: the noise schedule.
-        t: [S+1] times, falling from T to t_min; converted to float64.
+        t: [S+1] times, falling from T to t_min; converted to float64 on the CPU.
         meta: provenance, for the tableau's `meta`.
         nfe: evaluations; by default, as many as S steps can have. It matters only to solvers whose steps take several.
 
@@ -193,18 +194,22 @@ def build(name: str, noise: NoiseSchedule, t: Tensor, meta: dict | None = None, 
         raise UserError(f"{name} with {nfe} evaluations takes {len(spent)} steps, got {len(t) - 1}")
     if sum(spent) == afs:
         raise UserError(f"{name} with a single step would never call the network: give it more steps")
-    if solver.kind == "algorithm":
-        net = Trace(noise, sum(spent), afs)
-        return net.tableau(solver.make(net, t, spent), t, name, meta)
-    return coefficients(name, noise, t, spent).tableau(noise, t, name, meta, afs=afs)
+    with torch.device("cpu"):  # as the times, whatever torch's default device is
+        if solver.kind == "algorithm":
+            net = Trace(noise, sum(spent), afs)
+            return net.tableau(solver.make(net, t, spent), t, name, meta)
+        return coefficients(name, noise, t, spent).tableau(noise, t, name, meta, afs=afs)
 
 
 def _steps(noise: object, t: Any) -> Tensor:
-    """The times t [S+1] of steps, float64. Raises UserError for anything else, and for what is no noise schedule."""
+    """The times t [S+1] of steps, float64 on the CPU.
+
+    Raises UserError for anything else, and for what is no noise schedule.
+    """
     timesteps.check_noise(noise)
     try:
-        t = torch.as_tensor(t, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
+        t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
+    except (NotImplementedError, TypeError, ValueError, RuntimeError, OverflowError):
         raise UserError(f"steps must be a list of times, got {shown(t)}") from None
     if t.ndim != 1 or len(t) < 2 or not (t.diff() < 0).all():
         raise UserError(f"steps must be at least two times, falling strictly, got {shown(t.tolist())}")

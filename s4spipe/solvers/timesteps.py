@@ -83,7 +83,7 @@ def build(schedule: Schedule, noise: NoiseSchedule, n: int, named: Mapping[str, 
             solver, whose times are taken.
 
     Returns:
-        n + 1 times, float64. The first is exactly T; the last is exactly t_min for a formula.
+        n + 1 times, float64 on the CPU. The first is exactly T; the last is exactly t_min for a formula.
 
     Raises:
         UserError: for n < 1, an unknown name, and times that are not n + 1 numbers falling strictly from T to t_min or
@@ -96,7 +96,8 @@ def build(schedule: Schedule, noise: NoiseSchedule, n: int, named: Mapping[str, 
         raise UserError(f"named schedules must be a mapping from names, got {shown(named)}")
     check(schedule, named)
     if isinstance(schedule, str) and schedule in FORMULAS:
-        t = FORMULAS[schedule](noise, n)
+        with torch.device("cpu"):  # whatever torch's default device is
+            t = FORMULAS[schedule](noise, n)
         t[-1] = noise.t_min
     else:
         times, where = schedule, ""
@@ -104,7 +105,7 @@ def build(schedule: Schedule, noise: NoiseSchedule, n: int, named: Mapping[str, 
             times, where = _of(named[schedule], schedule, n), f"{schedule}: "
         if len(times) != n + 1:
             raise UserError(f"{where}a schedule of {n} steps is {n + 1} times, got {len(times)}: {shown(list(times))}")
-        t = torch.tensor(times, dtype=torch.float64)
+        t = torch.tensor(times, dtype=torch.float64, device="cpu")
         if not (math.isclose(t[0], noise.T, rel_tol=1e-6) and noise.t_min * (1 - 1e-6) <= t[-1]):
             raise UserError(
                 f"{where}a schedule for this model must start at {noise.T:g} (pure noise) and end at "

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from s4spipe.runtime.checks import check_shapes
 from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.files import read_tensors
 from s4spipe.sampling.images import to_255
@@ -75,7 +76,9 @@ def load(path: str, mode: str = "clean") -> DigitFeatures:
     """Load the network. Raises UserError for a file that is missing, truncated or of another network."""
     tensors, about = read_tensors(path)
     try:
-        net = DigitFeatures(**(about.get("shape") or {}))
+        shape = about.get("shape") or {}
+        check_shapes(lambda: DigitFeatures(**shape), tensors)
+        net = DigitFeatures(**shape)
         net.load_state_dict(tensors)
     except (AttributeError, RuntimeError, TypeError, ValueError):
         raise UserError(f"{path}: not the weights of the digits' features network") from None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from s4spipe.noise import NoiseSchedule
-from s4spipe.runtime.errors import UserError
+from s4spipe.runtime.errors import UserError, shown
 
 
 class Denoiser(nn.Module):
@@ -73,12 +73,16 @@ class Denoiser(nn.Module):
 
         Returns:
             x0 predictions [B, ...].
+
+        Raises:
+            UserError: for conditions that are no indices, or not one for each state. Whether the model has them is
+                checked in `checked`.
         """
         t, guided = t.to(x.dtype).expand(len(x)), self.guided and condition is not None
         given = self.null_condition if condition is None else condition
         if not self.num_classes or given is None:
             return self._predict(x, t, None)
-        index = torch.as_tensor(given, device=x.device).expand(len(x))
+        index = self._indices(given, x)
         if not guided or self.null_condition is None:
             return self._predict(x, t, index)
         conditions = torch.cat([index, torch.full_like(index, self.null_condition)])
@@ -86,10 +90,43 @@ class Denoiser(nn.Module):
         conditional, unconditional = both.chunk(2)
         return unconditional + self.guidance * (conditional - unconditional)
 
+    def checked(self, x: Tensor, condition: Any) -> Tensor | None:
+        """Conditions [B] as `forward` takes them, for states x; a list or a single index is taken too.
+
+        It is for conditions that come from outside, before the first evaluation: on a GPU, it waits for them.
+
+        Raises:
+            UserError: for states of another shape than the model's, and for conditions that it does not have.
+        """
+        if x.shape[1:] != self.sample_shape:
+            raise UserError(f"this model's samples are of shape {list(self.sample_shape)}: the noises must be "
+                            f"[B, {', '.join(map(str, self.sample_shape))}], got {list(x.shape)}")  # fmt: skip
+        if condition is None:
+            return None
+        if not self.num_classes:
+            raise UserError(f"this model has no conditions: leave the condition out, got {shown(condition)}")
+        index, last = self._indices(condition, x), max(self.num_classes - 1, self.null_condition or 0)
+        if not x.is_meta and not ((index >= 0) & (index <= last)).all():
+            raise UserError(f"this model's conditions are indices from 0 to {last}, got {shown(condition)}")
+        return index
+
+    def _indices(self, condition: Any, x: Tensor) -> Tensor:
+        """Conditions as indices [B]. Raises UserError for what is no index, or not one for each row of x [B, ...]."""
+        try:
+            index = torch.as_tensor(condition, device=x.device)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            index = torch.empty(0)
+        broken = index.is_floating_point() or index.is_complex() or index.dtype == torch.bool
+        if broken or list(index.shape) not in ([], [1], [len(x)]):
+            raise UserError(f"conditions must be whole numbers [{len(x)}], one for each sample, or a single one, got "
+                            f"{shown(condition)}")  # fmt: skip
+        return index.long().expand(len(x))
+
     def _predict(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        if self.precision == torch.float32:
+        device, half = x.device.type, self.precision != torch.float32
+        if not half and not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
             return self.predict(x, t, condition)
-        with torch.autocast(x.device.type, self.precision):
+        with torch.autocast(device, self.precision, enabled=half):  # whatever the caller's own autocast says
             return self.predict(x, t, condition)
 
     @property

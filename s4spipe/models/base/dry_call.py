@@ -7,6 +7,7 @@ from torch import Tensor
 
 from s4spipe.models.base.denoiser import Denoiser
 from s4spipe.noise import precision
+from s4spipe.runtime.checks import check_like
 from s4spipe.runtime.errors import UserError
 
 # How far apart the x0 predictions of one row may be, alone and in a batch, relative to their norm.
@@ -21,13 +22,9 @@ def output(raw: Any, x: Tensor) -> Tensor:
         UserError: if it is no tensor of floating-point numbers, or of another shape than x [B, C, ...].
     """
     out = getattr(raw, "sample", raw)
-    if not isinstance(out, Tensor) or not out.is_floating_point():
-        got = str(out.dtype) if isinstance(out, Tensor) else type(out).__name__
-        raise UserError(f"the network must return a tensor of floating-point numbers, got {got}")
-    if out.shape[:1] + out.shape[2:] == x.shape[:1] + x.shape[2:] and out.shape[1] == 2 * x.shape[1]:
+    if isinstance(out, Tensor) and out.shape == (*x.shape[:1], 2 * x.shape[1], *x.shape[2:]):
         out = out[:, : x.shape[1]]
-    if out.shape != x.shape:
-        raise UserError(f"the network must return the shape of its input, {list(x.shape)}, got {list(out.shape)}")
+    check_like("the network", out, x)
     return out.to(x.dtype)
 
 
@@ -75,8 +72,7 @@ def apart(denoiser: Denoiser) -> float:
         condition = torch.tensor([0, denoiser.num_classes - 1], device=denoiser.device)
     both = denoiser(x, t, condition)
     alone = denoiser(x[1:], t[1:], None if condition is None else condition[1:])
-    if both.shape != x.shape:
-        raise UserError(f"the network must return the shape of its input, {list(x.shape)}, got {list(both.shape)}")
+    check_like("the network", both, x)
     if not both.isfinite().all():
         raise UserError(
             f"the network's output is not finite (NaN or infinite) at times {t.tolist()}, in {denoiser.precision}; try "

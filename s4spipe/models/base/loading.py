@@ -1,7 +1,8 @@
 """Loading a pre-trained model as a callable (x, t, condition) -> x0 prediction."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -26,12 +27,26 @@ PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": to
 Settings = ModelSettings | Mapping[str, Any]
 
 
+@contextmanager
+def _usual_defaults() -> Iterator[None]:
+    """Torch's own defaults, whatever the caller has set: float32, the CPU, and tensors that can have gradients."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"), torch.inference_mode(False):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+@_usual_defaults()
 def noise_schedule(settings: Settings) -> NoiseSchedule:
     """The noise schedule that a model was trained with. The network is loaded only if that is unavoidable."""
     settings = ModelSettings.of(settings)
     return _kind(settings).noise_schedule(settings)
 
 
+@_usual_defaults()
 def load(
     settings: Settings, device: torch.device | str = "cpu", *, compiled: bool = False, channels_last: bool = False
 ) -> Denoiser:
@@ -63,7 +78,7 @@ def load(
     denoiser.guide(settings.guidance)
     denoiser.identity = identity(settings)
     denoiser.conditional = settings.condition != "none"
-    if settings.precision not in PRECISIONS:
+    if not isinstance(settings.precision, str) or settings.precision not in PRECISIONS:
         raise unknown("precision", settings.precision, PRECISIONS)
     if device.type == "cpu":
         for asked, what in (
@@ -85,6 +100,7 @@ def load(
     return denoiser.to(memory_format=torch.channels_last) if channels_last else denoiser
 
 
+@_usual_defaults()
 def embed(settings: Settings, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
     """The embeddings of prompts by a text-to-image model's own text encoders."""
     settings = ModelSettings.of(settings)

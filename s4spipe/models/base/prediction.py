@@ -182,9 +182,9 @@ def _table(get: Any) -> tuple[float, ...]:
     if betas is not None:
         if not isinstance(betas, list | tuple) or not all(_is_finite(beta) for beta in betas):
             raise UserError(f"the scheduler's config needs a list of numbers for trained_betas, got {shown(betas)}")
-        table = (1 - torch.tensor(betas, dtype=torch.float32).double()).cumprod(0)
+        table = (1 - torch.tensor(betas, dtype=torch.float32, device="cpu").double()).cumprod(0)
     else:
-        table = torch.tensor(_of_rule(get, count), dtype=torch.float64)
+        table = torch.tensor(_of_rule(get, count), dtype=torch.float64, device="cpu")
     shift = get("snr_shift_scale", 1.0)
     if not _is_finite(shift) or not shift > 0:
         raise UserError(f"the scheduler's config needs a positive number for snr_shift_scale, got {shown(shift)}")

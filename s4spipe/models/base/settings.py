@@ -44,12 +44,30 @@ class ModelSettings:
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     embeddings: str | None = None
 
+    def __post_init__(self) -> None:
+        sides = self.shape if isinstance(self.shape, list | tuple) else ()
+        shaped = self.shape is None or (len(sides) > 0 and all(map(_is_side, sides)))
+        for key, right, wanted in (
+            ("weights", isinstance(self.weights, str | Path), "a path"),
+            ("name", isinstance(self.name, str), "text"),
+            ("condition", self.condition in (None, "labels", "prompts", "none"), "labels, prompts or none"),
+            ("guidance", is_number(self.guidance) and 0 <= self.guidance < math.inf, "a number of at least 0"),
+            ("source", isinstance(self.source, str | None), "text"),
+            ("revision", isinstance(self.revision, str | None), "text"),
+            ("size", self.size is None or _is_side(self.size), "a whole number of at least 1"),
+            ("shape", shaped, "a list of whole numbers of at least 1"),
+            ("scheduler", isinstance(self.scheduler, Mapping), "a mapping, as a scheduler's config"),
+            ("embeddings", isinstance(self.embeddings, str | Path | None), "a path"),
+        ):
+            if not right:
+                raise UserError(f"model.{key}: must be {wanted}, got {shown(getattr(self, key))}")
+
     @classmethod
     def of(cls, settings: "ModelSettings | Mapping[str, Any]") -> "ModelSettings":
         """Settings from a mapping with their keys; settings are returned as they are.
 
         Raises:
-            UserError: for an unknown key, without weights, and for weights, condition or guidance of the wrong kind.
+            UserError: for an unknown key, without weights, and for a value of the wrong kind.
         """
         if isinstance(settings, ModelSettings):
             return settings
@@ -61,11 +79,8 @@ class ModelSettings:
                 raise unknown("key of the model's settings", key, known)
         if settings.get("weights") is None:
             raise UserError("model.weights: missing; name a file or a folder")
-        if not isinstance(settings["weights"], str | Path):
-            raise UserError(f"model.weights: must be a path, got {shown(settings['weights'])}")
-        if settings.get("condition") not in (None, "labels", "prompts", "none"):
-            raise UserError(f"model.condition: must be labels, prompts or none, got {shown(settings['condition'])}")
-        guidance = settings.get("guidance")
-        if guidance is not None and not (is_number(guidance) and 0 <= guidance < math.inf):
-            raise UserError(f"model.guidance: must be a number of at least 0, got {shown(guidance)}")
         return cls(**{key: value for key, value in settings.items() if value is not None})
+
+
+def _is_side(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

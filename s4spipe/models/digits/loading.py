@@ -1,12 +1,14 @@
 """Loading a U-Net that `s4spipe.training.unet` trained."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from s4spipe.models.base.settings import ModelSettings
 from s4spipe.models.digits.denoiser import EDMDenoiser
 from s4spipe.noise import NoiseSchedule
-from s4spipe.runtime.errors import UserError, needs
+from s4spipe.runtime.checks import check_shapes, is_number, whole
+from s4spipe.runtime.errors import UserError, needs, shown
 from s4spipe.runtime.files import read_tensors
 
 if TYPE_CHECKING:
@@ -27,7 +29,11 @@ def load(settings: ModelSettings) -> EDMDenoiser:
     try:
         if not isinstance(metadata, dict):
             raise TypeError("no description of a network")
-        net = UNet2DModel(**metadata["unet"])
+        unet = metadata["unet"]
+        if unet.get("layers_per_block", 0) > len(tensors):
+            raise RuntimeError(f"{unet['layers_per_block']} layers of {len(tensors)} tensors")
+        check_shapes(lambda: UNet2DModel(**unet), tensors)
+        net = UNet2DModel(**unet)
         net.load_state_dict(tensors)
         return denoiser_of(net, metadata)
     except Exception as error:  # a damaged description makes diffusers and torch raise any kind
@@ -42,8 +48,16 @@ def denoiser_of(net: "UNet2DModel", metadata: Mapping[str, Any]) -> EDMDenoiser:
         net: the U-Net.
         metadata: metadata of its file: sigma_data and, if the U-Net's channels are squares of pixels, their side
             `shuffle`.
+
+    Raises:
+        UserError: for a sigma_data or a shuffle that does not go with the U-Net.
     """
     config = net.config
+    sigma_data, shuffle = metadata["sigma_data"], whole("shuffle", metadata.get("shuffle", 1))
+    if not (is_number(sigma_data) and 0 < sigma_data < math.inf):
+        raise UserError(f"sigma_data must be a positive number, got {shown(sigma_data)}")
+    if config.in_channels % shuffle**2:
+        raise UserError(f"shuffle {shuffle} needs a multiple of {shuffle**2} channels, got {config.in_channels}")
     shape = (config.in_channels, config.sample_size, config.sample_size)
     num_classes = (config.num_class_embeds or 1) - 1
-    return EDMDenoiser(net, metadata["sigma_data"], shape, num_classes, metadata.get("shuffle", 1))
+    return EDMDenoiser(net, sigma_data, shape, num_classes, shuffle)

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from s4spipe.models.base.settings import ModelSettings
@@ -11,6 +10,7 @@ from s4spipe.models.edm.denoiser import EDMCheckpoint
 from s4spipe.models.edm.preconditioning import Preconditioned
 from s4spipe.models.edm.reader import read
 from s4spipe.noise import NoiseSchedule
+from s4spipe.runtime.checks import check_shapes
 from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.files import read_tensors, write_tensors
 
@@ -52,14 +52,7 @@ def load(settings: ModelSettings) -> EDMCheckpoint:
 
 
 def _check_size(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Raises RuntimeError for a network of other shapes than its tensors, before memory is taken for it: a few numbers
-    in a small file can ask for any amount."""
+    """Raises RuntimeError for a network of more blocks than its tensors can fill, or as `check_shapes` does."""
     if metadata["kwargs"].get("num_blocks", 0) > len(tensors):
         raise RuntimeError(f"{metadata['kwargs']['num_blocks']} blocks of {len(tensors)} tensors")
-    with torch.device("meta"):
-        wanted = Preconditioned(**metadata).state_dict()
-    for name, value in wanted.items():
-        if name in tensors and tensors[name].shape != value.shape:
-            raise RuntimeError(f"{name} is {list(tensors[name].shape)}, not {list(value.shape)}")
-    if missing := sorted(set(wanted) - set(tensors)):
-        raise RuntimeError(f"{missing[0]} is missing")
+    check_shapes(lambda: Preconditioned(**metadata), tensors)
