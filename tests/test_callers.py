@@ -87,7 +87,8 @@ CALLS = {
     "sample, condition of none": (lambda condition: sample(Plain(), TABLE, NOISES, condition), [0, [0, 1], "a"]),
     "models.load": (models.load, [None, WEIGHTS, ["weights"], {}, {5: 1, "weights": WEIGHTS}]),
     "models.load, weights": (lambda path: models.load({"weights": path}), [3, ["a"], str(ROOT), "absent"]),
-    "models.load, device": (lambda device: models.load({"weights": WEIGHTS}, device), ["gpu", 3.5, None, ["cpu"]]),
+    "models.load, device": (lambda device: models.load({"weights": WEIGHTS}, device),
+                            ["gpu", 3.5, None, ["cpu"], "cuda:99", 99, "cpu:-1", "hpu", "privateuseone", "mtia"]),
     **{f"models.load, {key}": (lambda value, key=key: models.load({"weights": WEIGHTS, key: value}), values)
        for key, values in {"kind": [["digits"], 5, "x"], "guidance": ["2", float("nan"), -1, True, NOISES],
                            "condition": ["label", ["labels"]], "precision": [16, "fp16", ["float32"]]}.items()},

@@ -52,6 +52,13 @@ def test_a_solver_is_shown_within_the_terminals_width(project):
     assert "no such file" in call("show", "absent.json", code=1)
 
 
+@pytest.mark.parametrize("columns", ["1", "5", "6", "7", "-3", "x"])
+def test_solvers_are_shown_in_the_narrowest_terminal(columns, project, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert "ipndm: 10 evaluations" in call("show", "a.json")
+    assert "model.source: a" in call("compare", "a.json", "b.json")
+
+
 def test_what_was_measured_of_a_solver_is_shown_with_it(project, tmp_path_factory):
     run = finished.make(tmp_path_factory.mktemp("run"))
     for cell in (Cell("s4s", 5), Cell("ddim", 5), run.teacher):

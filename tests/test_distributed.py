@@ -151,13 +151,19 @@ def test_another_users_process_is_there(monkeypatch):
     [({"WORLD_SIZE": "abc"}, "WORLD_SIZE"), ({"WORLD_SIZE": "0"}, "WORLD_SIZE"), ({"WORLD_SIZE": "-1"}, "WORLD_SIZE"),
      ({"WORLD_SIZE": ""}, "WORLD_SIZE"), ({"WORLD_SIZE": "2", "RANK": "1.5"}, "RANK"),
      ({"SLURM_NTASKS": "2(x3)"}, "SLURM_NTASKS"), ({"SLURM_NTASKS": "2", "SLURM_PROCID": "x"}, "SLURM_PROCID"),
-     ({"WORLD_SIZE": "2", "RANK": "2"}, "rank 2 in a group of 2"), ({"RANK": "3"}, "rank 3 in a group of 1")],
+     ({"WORLD_SIZE": "2", "RANK": "2"}, "rank 2 in a group of 2"), ({"RANK": "3"}, "rank 3 in a group of 1"),
+     ({"RANK": None, "OMPI_COMM_WORLD_RANK": "1"}, "neither RANK nor SLURM_PROCID"),
+     *(({"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}, f"MASTER_PORT must be a free port of "
+        f"MASTER_ADDR, from 1 to 65535, got {port or ''!r}") for port in (None, "", "abc", "99999", "0", "-1", "٣")),
+     ({"WORLD_SIZE": "2", "MASTER_ADDR": "", "MASTER_PORT": "29500"}, "MASTER_ADDR is empty")],
 )  # fmt: skip
 def test_a_launchers_numbers_that_make_no_sense_are_told(variables, named, monkeypatch, tmp_path):
-    for key in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
+    by_torchrun = {"RANK": None if "SLURM_PROCID" in variables else "0", "WORLD_SIZE": None}
+    for key, value in ({"SLURM_PROCID": None, "SLURM_NTASKS": None} | by_torchrun | variables).items():
         monkeypatch.delenv(key, raising=False)
-    for key, value in (variables | {distributed.MARK: "host:1"}).items():
-        monkeypatch.setenv(key, value)
+        if value is not None:
+            monkeypatch.setenv(key, value)
+    monkeypatch.setenv(distributed.MARK, "host:1")
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "params.yaml", tmp_path)
     ran = CliRunner().invoke(stage.divided(lambda params: None), [])
@@ -268,6 +274,24 @@ def test_a_requeued_job_does_not_meet_what_its_first_try_has_left(waiting):
     waiting.start(0, 1, environment=slurm | {"SLURM_RESTART_COUNT": "1"})
     assert [waiting.end(rank) for rank in (0, 1)] == [(0, []), (0, [])]
     assert waiting.met_at() == {left}
+
+
+@pytest.mark.parametrize("fault", ["port", "interface"])
+def test_an_address_that_cannot_be_used_is_told_by_its_variable(fault, waiting):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ranks, environment, says = {
+            "port": ([0], {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+                     f": another program uses the port {port}, so set another MASTER_PORT; "),
+            "interface": ([0, 1], {"GLOO_SOCKET_IFNAME": "absent0"}, ": the environment variable GLOO_SOCKET_IFNAME "
+                          "must name a network interface of this machine, got 'absent0'; "),
+        }[fault]  # fmt: skip
+        waiting.start(*ranks, environment=environment)
+        for rank in ranks:
+            code, (*_, last) = waiting.end(rank)
+            assert code == 1
+            assert says in last
+            assert len(last) < 410
 
 
 def test_a_launcher_that_is_not_there_is_told():

@@ -73,7 +73,7 @@ def test_what_is_there_is_left_and_what_is_not_is_told_when_offline(project, mon
     def offline(*_, **__):
         raise urllib.error.URLError("no route")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    monkeypatch.setattr(fetch, "urlopen", offline)
     with pytest.raises(
         UserError, match=r"inception-2015-12-05.pt: could not be downloaded from https://.*no route.*; put that"
     ):
@@ -92,7 +92,7 @@ def test_an_edm_pickle_is_converted(project, monkeypatch):
     found = edited(project, model={"kind": "edm", "weights": path, "condition": "none"}, fetch=[path])
     converted = []
     monkeypatch.setattr(edm, "convert", lambda source, to: converted.append((source, to)))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda url, to, progress: Path(to).write_text(url))
+    monkeypatch.setattr(fetch, "download", lambda to, url: None)
     plan = fetch.plan(path, found)
     assert plan.sentence == (
         f"{path}: converts edm-x.pkl, from https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/edm-x.pkl"
@@ -104,6 +104,55 @@ def test_an_edm_pickle_is_converted(project, monkeypatch):
     assert fetch.plan(path, local).sentence == f"{path}: converts mine.pkl"
     fetch.plan(path, local).run()
     assert converted[-1] == ("mine.pkl", path)
+
+
+WHOLE = bytes(range(256)) * 1000
+BINARY = "application/octet-stream"
+ANSWERS = {"whole": (WHOLE, BINARY), "cut": (WHOLE, BINARY), "login": (b"Log in, please", "text/html; charset=utf-8"),
+           "page": (b"\n<!DOCTYPE html><title>404</title>", BINARY)}  # fmt: skip
+
+
+class Source(http.server.BaseHTTPRequestHandler):
+    """A server of files."""
+
+    def do_GET(self):
+        content, kind = ANSWERS[self.path[1:]]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content) * (2 if self.path == "/cut" else 1)))
+        self.send_header("Content-Type", kind)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def source(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Source) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("name", "says"), {
+    "cut": "256,000 of 512,000 bytes have arrived", "login": "a web page", "page": "a web page",
+}.items())  # fmt: skip
+def test_half_a_file_and_a_web_page_are_told_and_not_kept(name, says, source, tmp_path):
+    path = tmp_path / "edm-x.pkl"
+    with pytest.raises(UserError, match=f"could not be downloaded from {source}/{name} .*{says}.*; put that file"):
+        fetch.download(str(path), f"{source}/{name}")
+    assert not any(tmp_path.iterdir())
+    fetch.download(str(path), f"{source}/whole")
+    assert path.read_bytes() == WHOLE
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("url", ["https://[x", "https://localhost/é.pkl", "https://a..b/x", "https://localhost:x/"])
+def test_an_address_that_is_none_is_told(url, tmp_path):
+    with pytest.raises(UserError, match="x.pkl: could not be downloaded from https://"):
+        fetch.download(str(tmp_path / "x.pkl"), url)
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -205,7 +205,7 @@ def test_a_stage_ends_with_the_process_that_started_it(project):
     script += "print(os.getpid(), flush=True); time.sleep(60)"
     parent = subprocess.Popen(
         [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {script!r}])"],
-        cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        cwd=ROOT, env=os.environ | {"DVC_STAGE": "sample"}, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     child = int(parent.stdout.readline())
     parent.kill()

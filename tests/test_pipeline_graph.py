@@ -31,6 +31,7 @@ PLUMBING = {
     "s4spipe/pipeline/schema.py",  # types, and defaults that params.yaml spells out
     "s4spipe/pipeline/layout.py",  # paths, which dvc.yaml has too
     f"{RIVALS}/params.py",  # reads params.yaml
+    "stages/__init__.py",  # refuses files that hide a library
     STAGE,  # starts processes and ends them; what its other functions load is followed, function by function
 }
 STARTS_PROCESSES = "s4spipe/runtime/distributed.py"  # in STAGE no more than that; its sums are made elsewhere

@@ -1,11 +1,16 @@
 import csv
+import importlib
 import io
+import os
+import subprocess
+import sys
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from support import finished
+from support.pipeline import ROOT
 
 from s4spipe.evaluation import thumbnails
 from s4spipe.noise import VE
@@ -29,6 +34,28 @@ def measured(nfe, fid):
 FIDS = {"teacher": {20: 1.0}, "ddim": {4: 9.0, 5: 7.0}, "ipndm": {4: 8.0, 5: 5.0}, "s4s": {4: 4.0, 5: 3.0},
         "s4s_alt": {4: 1.5, 5: 1.2}}  # fmt: skip
 METRICS = {Cell(solver, nfe): measured(nfe, fid) for solver, fids in FIDS.items() for nfe, fid in fids.items()}
+
+
+DRAW = """import sys; from pathlib import Path; import numpy as np; from s4spipe.report import figures
+figures.save(figures.coefficients({"a_b": (np.eye(2), np.eye(2))}), Path(sys.argv[1]))"""
+
+
+def test_figures_start_from_matplotlibs_own_defaults(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "module://absent.backend_inline")
+    figures.matplotlib.rcParams.update({"text.usetex": True, "savefig.facecolor": "red"})
+    importlib.reload(figures)
+    assert os.environ["MPLBACKEND"] == figures.matplotlib.get_backend().lower() == "agg"
+    assert not figures.matplotlib.rcParams["text.usetex"]
+    assert figures.matplotlib.rcParams["savefig.facecolor"] == "auto"
+
+
+@pytest.mark.slow
+def test_figures_are_the_same_whatever_a_notebook_or_a_file_says_to_matplotlib(tmp_path):
+    figures.save(figures.coefficients({"a_b": (np.eye(2), np.eye(2))}), tmp_path / "here.png")
+    (tmp_path / "matplotlibrc").write_text("backend: TkAgg\ntext.usetex: True\nsavefig.facecolor: red\n")
+    environment = os.environ | {"MPLBACKEND": "module://absent.backend_inline", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", DRAW, "there.png"], cwd=tmp_path, env=environment, check=True)
+    assert (tmp_path / "there.png").read_bytes() == (tmp_path / "here.png").read_bytes()
 
 
 def test_gap_closed_is_against_the_best_classical_and_the_teacher():

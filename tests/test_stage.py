@@ -1,18 +1,27 @@
 """What every stage gets out of params.yaml: the device, the model, and a sentence for a mistake."""
 
 import importlib
+import re
+import shutil
+import subprocess
+import sys
+import threading
 
 import click
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from support.parameters import changed
 from support.pipeline import ROOT
+from tqdm import tqdm
 
 from s4spipe import models
 from s4spipe.pipeline import params, render, stage
 from s4spipe.pipeline.schema import Model, Params, Run
+from s4spipe.runtime import distributed
 from s4spipe.runtime.errors import UserError
+from stages import hiding
 
 
 def on(device):
@@ -22,9 +31,11 @@ def on(device):
 def test_devices():
     assert stage.device(on("cpu")) == torch.device("cpu")
     assert stage.device(Params()).type in ("cpu", "cuda")
-    for absent in ("cuda:99", "gpu", ""):
+    for absent in ("cuda:99", "gpu", "", "hpu", "privateuseone", "mtia"):
         with pytest.raises(UserError, match=f"run.device: '{absent}' is not available.* use auto or cpu"):
             stage.device(on(absent))
+    with pytest.raises(UserError, match="run.device: 'meta' holds no numbers; use auto or cpu"):
+        stage.device(on("meta"))
 
 
 def test_every_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
@@ -124,3 +135,85 @@ def test_a_stage_tells_what_the_system_refuses(command, tmp_path):
     assert done.exit_code == 1
     assert done.output.startswith("Error: .s4spipe")
     assert "move away the file that stands in the place of a folder" in done.output
+
+
+def cuda_is_full():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
+
+
+def library_is_full():
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+
+@pytest.mark.parametrize(("work", "said"), [
+    (lambda: torch.empty(10**15), "allocate"), (lambda: np.empty(10**15), "Unable to allocate"),
+    (lambda: bytearray(10**17), "MemoryError"), (cuda_is_full, "CUDA out of memory"), (library_is_full, "ALLOC_FAILED"),
+])  # fmt: skip
+def test_a_stage_tells_that_memory_is_short_and_what_needs_less(work, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(render.params_yaml(changed()))
+    done = CliRunner().invoke(stage.command(lambda params: work()), [])
+    assert done.exit_code == 1
+    (line,) = done.output.splitlines()
+    assert re.fullmatch(rf"Error: out of memory \(.*{said}.*\): lower run.batch_size, or run.micro_batch_size.*", line)
+    assert len(line) < 410
+
+
+def test_a_fault_of_another_kind_is_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(render.params_yaml(changed()))
+    done = CliRunner().invoke(stage.command(lambda params: torch.ones(2) @ torch.ones(3)), [])
+    assert isinstance(done.exception, RuntimeError)
+
+
+def test_a_stage_without_streams_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(render.params_yaml(changed()))
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert list(distributed.progress(range(3), "steps")) == [0, 1, 2]  # for those who call it from Python
+    seen = []
+
+    @stage.command
+    def main(params):
+        seen.extend(tqdm(range(3), "steps", disable=None))
+        print("done", file=sys.stderr)
+        raise UserError("told to nobody")
+
+    with pytest.raises(SystemExit, match="1"):
+        main.main([], standalone_mode=False)
+    assert seen == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("variable", "follows"), [
+    (None, False), ("DVC_STAGE", True), (distributed.MARK, True), ("TORCHELASTIC_RUN_ID", True),
+])  # fmt: skip
+def test_a_stage_follows_dvc_or_a_launcher_and_not_a_shell(variable, follows, monkeypatch):
+    """nohup, setsid and `&` at the end of a line: a user's own stage goes on when the shell ends."""
+    for name in ("DVC_STAGE", distributed.MARK, "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    if variable:
+        monkeypatch.setenv(variable, "x")
+    started = []
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(thread))
+    stage._follow_parent()
+    assert len(started) == follows
+
+
+def test_a_file_that_hides_a_library_is_told_before_the_library_is_missed(tmp_path):
+    (tmp_path / "yaml").mkdir()  # without code, Python prefers the library
+    for name in ("net.py", "test.py", "time.py", "random.txt", "s4spipe.py"):
+        (tmp_path / name).touch()
+    assert hiding(str(tmp_path)) is None
+    for name in ("yaml/__init__.py", "torch.py", "random.py"):
+        (tmp_path / name).touch()
+        assert hiding(str(tmp_path)) == name.split("/")[0]
+    (tmp_path / "stages").mkdir()
+    for name in ("__init__.py", "sample.py"):
+        shutil.copy(ROOT / "stages" / name, tmp_path / "stages")
+    command = [sys.executable, "-m", "stages.sample", "tables", "ddim", "5"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == [
+        "Error: random.py: Python would import it instead of the library of the same name; rename it"
+    ]

@@ -11,13 +11,14 @@ from s4spipe.commands.export import export
 from s4spipe.commands.preset import preset
 from s4spipe.commands.sample import sample
 from s4spipe.commands.show import show
-from s4spipe.runtime.errors import UserError, explained
+from s4spipe.runtime.errors import UserError, ensure_streams, explained
 
 
 class Group(click.Group):
     """Reports a user's mistake, and what the system refuses, in one sentence."""
 
     def invoke(self, ctx: click.Context) -> object:
+        ensure_streams()
         try:
             with explained():
                 return super().invoke(ctx)

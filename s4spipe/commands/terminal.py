@@ -17,6 +17,8 @@ from s4spipe.report.tables import COLUMNS
 from s4spipe.runtime.errors import printable
 from s4spipe.sampling.tableau import Tableau
 
+NARROWEST = 20  # characters: for an indentation and a number
+
 
 def load(solver: Path) -> Tableau:
     """A solver from its file. If the file is in a run, its meta includes what was measured, as `measured`.
@@ -36,8 +38,8 @@ def load(solver: Path) -> Tableau:
 
 
 def width() -> int:
-    """Characters in a line of the terminal."""
-    return shutil.get_terminal_size().columns
+    """Characters in a line of the terminal. In a narrower one, it breaks the lines itself."""
+    return max(NARROWEST, shutil.get_terminal_size().columns)
 
 
 def safe(text: str) -> str:

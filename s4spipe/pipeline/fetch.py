@@ -8,12 +8,13 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
+from urllib.request import Request, urlopen
 
 import click
-import torch
 from cleanfid.downloads_helper import inception_url
+from tqdm import tqdm
 
 from s4spipe.models.base.settings import ORIGIN
 from s4spipe.pipeline.layout import DOWNLOADS
@@ -82,14 +83,34 @@ def address(path: str) -> str:
 
 
 def download(path: str, url: str) -> None:
+    """Download a file that is not there yet. Raises UserError if it does not arrive whole, or is a web page."""
     if Path(path).exists():
         return
     try:
         with atomic(path) as temporary:
-            torch.hub.download_url_to_file(url, str(temporary), progress=True)
-    except (URLError, OSError) as error:
+            _receive(url, temporary)
+    except (OSError, HTTPException) as error:  # of what urllib raises
         raise UserError(f"{path}: could not be downloaded from {url} ({error}); put that file there yourself and run "
                         "again") from None  # fmt: skip
+
+
+def _receive(url: str, path: Path) -> None:
+    """Raises OSError or HTTPException for what does not arrive whole, and for a web page in the place of a file."""
+    try:
+        response = urlopen(Request(url, headers={"User-Agent": "s4spipe"}))  # some servers refuse urllib's own name
+    except ValueError as error:  # of letters that no address has
+        raise OSError(error) from None
+    with response:
+        size = response.length
+        with open(path, "wb") as file, tqdm.wrapattr(file, "write", size, disable=None) as counted:
+            shutil.copyfileobj(response, counted)
+        if response.length:  # what is still to come; urllib says nothing when the line is cut
+            raise OSError(f"{size - response.length:,} of {size:,} bytes have arrived")
+        kind = response.headers.get_content_type()
+    with open(path, "rb") as received:
+        start = received.read(200).lstrip().lower()
+    if kind == "text/html" or start.startswith((b"<!doctype html", b"<html")):
+        raise OSError("what arrived is a web page, as of a login or an error")
 
 
 def converted(path: str, pickle: str) -> None:

@@ -19,8 +19,8 @@ from s4spipe.models.base.settings import ModelSettings
 from s4spipe.pipeline import params as parameters
 from s4spipe.pipeline.layout import Layout
 from s4spipe.pipeline.schema import Params
-from s4spipe.runtime import distributed
-from s4spipe.runtime.errors import UserError, explained, needs
+from s4spipe.runtime import checks, distributed
+from s4spipe.runtime.errors import UserError, ensure_streams, explained, needs, shown
 from s4spipe.runtime.scratch import alone
 
 with needs("pipeline", "the pipeline"):
@@ -32,6 +32,7 @@ def command(stage: Callable) -> click.Command:
 
     @wraps(stage)
     def run(**arguments: Any) -> None:
+        ensure_streams()
         _follow_parent()
         who = "Error"
         try:
@@ -94,14 +95,9 @@ def device(params: Params) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and distributed.world_size() > 1 and torch.cuda.is_available():
         name = f"cuda:{distributed.local_rank() % torch.cuda.device_count()}"
-    try:
-        chosen = torch.device(name)
-        torch.zeros(1, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError, ValueError):
-        raise UserError(
-            f"run.device: {name!r} is not available on this machine (CUDA devices seen: {torch.cuda.device_count()}); "
-            "use auto or cpu in params.yaml"
-        ) from None
+    chosen = checks.device("run.device", name, "auto or cpu in params.yaml")
+    if chosen.type == "meta":
+        raise UserError(f"run.device: {shown(name)} holds no numbers; use auto or cpu in params.yaml")
     return chosen
 
 
@@ -120,9 +116,15 @@ def _alone(stage: Callable, arguments: dict[str, Any]) -> AbstractContextManager
 
 
 def _follow_parent() -> None:
-    """End this process when its parent is gone: a killed `dvc repro` must not leave a GPU busy."""
+    """End this process when what started it is gone, DVC or a launcher: a killed `dvc repro` must not leave a GPU busy.
+
+    One that was started by hand goes on without its shell, as nohup and setsid promise.
+    """
+    by_dvc = "DVC_STAGE" in os.environ
+    if not (by_dvc or distributed.launched()):
+        return
     parent = os.getppid()
-    if parent == 1 and "DVC_STAGE" in os.environ and os.getpgrp() != 1:  # it died while this process was starting
+    if parent == 1 and by_dvc and os.getpgrp() != 1:  # it died while this process was starting
         os._exit(1)
 
     def watch() -> None:

@@ -1,6 +1,7 @@
 """The figures of a run, drawn by matplotlib: as PNG files, or as SVG within the page, in the colours of its text."""
 
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
@@ -18,12 +19,14 @@ from s4spipe.runtime.errors import UserError, needs
 from s4spipe.runtime.files import atomic
 from s4spipe.sampling.tableau import Tableau
 
+os.environ["MPLBACKEND"] = "agg"  # that of a notebook or a window, which a shell may hand on, stops the import
 with needs("pipeline", "drawing figures"):
     import matplotlib
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     matplotlib.use("Agg")
+    matplotlib.rcdefaults()  # whatever a matplotlibrc here or at home says
     import matplotlib.pyplot as plt
 
 Arguments = ParamSpec("Arguments")

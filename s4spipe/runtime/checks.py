@@ -63,6 +63,20 @@ def check_shapes(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) 
         raise RuntimeError(f"{missing[0]} is missing")
 
 
+def device(what: str, name: Any, right: str = "cpu") -> torch.device:
+    """The device of a name.
+
+    Raises UserError if there is no such device on this machine; `what` names the setting, `right` a device that is.
+    """
+    try:
+        chosen = torch.device(name)
+        torch.zeros(1, device=chosen)
+    except Exception:  # each kind of device that is not there raises its own
+        raise UserError(f"{what}: {shown(name)} is not available on this machine (CUDA devices seen: "
+                        f"{torch.cuda.device_count()}); use {right}") from None  # fmt: skip
+    return chosen
+
+
 def check_plain(what: str, value: object) -> None:
     """Raises UserError for what a JSON file cannot hold, and for lists and mappings too deep inside one another.
 

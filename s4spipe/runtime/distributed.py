@@ -39,6 +39,12 @@ def launched() -> bool:
 
 
 def rank() -> int:
+    """This process's number among all. Raises UserError if a launcher has started it without one."""
+    if MARK in os.environ and not {"RANK", "SLURM_PROCID"} & os.environ.keys():
+        raise UserError(
+            "run.launcher: it gives the processes that it starts neither RANK nor SLURM_PROCID, so that each would do "
+            "all of the work; use torchrun or srun, which do"
+        )
     return _told("RANK", "SLURM_PROCID", 0)
 
 
@@ -116,13 +122,13 @@ def progress(*args, **kwargs) -> Any:
     """A tqdm progress bar, shown on a terminal and by the main process only."""
     with needs("pipeline", "showing progress"):
         from tqdm import tqdm
-    return tqdm(*args, disable=None if is_main() else True, **kwargs)
+    return tqdm(*args, disable=None if is_main() and sys.stderr else True, **kwargs)
 
 
 def init() -> None:
     """Join the process group. To be called at the start of a stage.
 
-    Raises UserError if the launcher's numbers make no sense, or the others do not come within `JOINING`.
+    Raises UserError if the launcher's variables make no sense, or the others do not come within `JOINING`.
     """
     me, count = rank(), world_size()
     if me >= count:
@@ -131,7 +137,7 @@ def init() -> None:
         )
     if count == 1:
         return
-    method = "env://" if "MASTER_ADDR" in os.environ else f"file://{_rendezvous(make=True)}"
+    method = _address() if "MASTER_ADDR" in os.environ else f"file://{_rendezvous(make=True)}"
     with _waiting("the others to join"):
         store, _, _ = next(dist.rendezvous(method, me, count, timeout=JOINING))
         store.set(f"joined/{me}", "")
@@ -142,6 +148,19 @@ def init() -> None:
             raise RuntimeError(f"no sign of process {', '.join(map(str, absent))}") from None
         # Only now, as the timeout is also how long one may work while the others wait.
         dist.init_process_group("gloo", store=store, rank=me, world_size=count, timeout=WORKING)
+
+
+def _address() -> str:
+    """torch's name for the address that the launcher gives in the environment. Raises UserError if it is none."""
+    host, port = os.environ["MASTER_ADDR"], os.environ.get("MASTER_PORT", "")
+    if not host:
+        raise UserError("the environment variable MASTER_ADDR is empty; it must name the machine of rank 0")
+    if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
+        raise UserError(
+            "the environment variable MASTER_PORT must be a free port of MASTER_ADDR, from 1 to 65535, got "
+            f"{shown(port)}; torchrun sets both"
+        )
+    return "env://"
 
 
 def _rendezvous(make: bool = False) -> Path:
@@ -180,13 +199,23 @@ def _waiting(what: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # all of torch's errors of this kind
-        reason = str(error).partition("\n")[0][:120]
+        reason = str(error).partition("\n")[0]
         raise UserError(
-            f"{who} waited {time.time() - since:.0f} s for {what} ({reason}): see above what became of them, and "
-            "whether all run and see the same folder and network; finished work is saved: run it again"
+            f"{who} waited {time.time() - since:.0f} s for {what} ({reason[:120]}): {_advice(reason)}; finished work "
+            "is saved: run it again"
         ) from None
     finally:
         over.set()
+
+
+def _advice(reason: str) -> str:
+    """What to do when torch gives this reason for not reaching the others."""
+    if "EADDRINUSE" in reason:
+        return f"another program uses the port {os.environ.get('MASTER_PORT')}, so set another MASTER_PORT"
+    if "Unable to find address for" in reason and "GLOO_SOCKET_IFNAME" in os.environ:
+        name = shown(os.environ["GLOO_SOCKET_IFNAME"])
+        return f"the environment variable GLOO_SOCKET_IFNAME must name a network interface of this machine, got {name}"
+    return "see above what became of them, and whether all run and see the same folder and network"
 
 
 def barrier() -> None:

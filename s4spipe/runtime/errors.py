@@ -4,6 +4,7 @@ import difflib
 import errno
 import os
 import reprlib
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -64,12 +65,16 @@ REMEDIES = {
     **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "move away the file that stands in the place of a folder"),
     errno.EISDIR: "move away the folder that stands in the place of a file",
     errno.EIO: "look after its disk",
+    errno.ENOMEM: "close other programs, or use a machine with more memory",
 }
+# Parts of what torch says when there is no memory: on the CPU, on GPUs, in C++, in CUDA's libraries.
+NO_MEMORY = ("allocate memory", "not enough memory", "out of memory", "bad_alloc", "STATUS_ALLOC_FAILED")
 
 
 @contextmanager
 def explained(path: str | os.PathLike | None = None) -> Iterator[None]:
-    """Turns what the system refuses inside into UserError: no room on the disk, no permission, no folder there.
+    """Turns what the system refuses inside into UserError: no room on the disk, no permission, no folder there, no
+    memory.
 
     Args:
         path: the file to name; without it, the one that the system names.
@@ -83,6 +88,24 @@ def explained(path: str | os.PathLike | None = None) -> Iterator[None]:
         raise UserError(
             f"{os.fspath(where)}: {error.strerror}; {REMEDIES[error.errno]} and run again: what is finished is kept"
         ) from None
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(part in str(error) for part in NO_MEMORY):
+            raise
+        reason = (str(error).splitlines() or ["MemoryError"])[0]
+        raise UserError(
+            f"out of memory ({reason[:200]}): lower run.batch_size, or run.micro_batch_size if this was learning, in "
+            "params.yaml and run again: what is finished is kept"
+        ) from None
+
+
+def ensure_streams() -> None:
+    """Give this process the streams that it may lack, as without a console; what is said there goes nowhere.
+
+    Libraries write to them without asking.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (open to the end)
 
 
 @contextmanager

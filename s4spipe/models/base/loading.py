@@ -15,7 +15,8 @@ from s4spipe.models.base import dry_call
 from s4spipe.models.base.denoiser import Denoiser
 from s4spipe.models.base.settings import ORIGIN, ModelSettings
 from s4spipe.noise import NoiseSchedule
-from s4spipe.runtime.errors import UserError, shown, unknown
+from s4spipe.runtime import checks
+from s4spipe.runtime.errors import UserError, unknown
 from s4spipe.runtime.files import read_json
 from s4spipe.runtime.scratch import signature
 
@@ -62,14 +63,11 @@ def load(
             cores). It changes the last digits of the network's output.
 
     Raises:
-        UserError: for a file that is missing, truncated or of another kind, and for a network that cannot be used
-            (see `dry_call.check`).
+        UserError: for a device that is not there, for a file that is missing, truncated or of another kind, and for a
+            network that cannot be used (see `dry_call.check`).
     """
     settings = ModelSettings.of(settings)
-    try:
-        device = torch.device(device)
-    except (RuntimeError, TypeError, ValueError):
-        raise UserError(f"device must be a name such as cpu or cuda, got {shown(device)}") from None
+    device = checks.device("device", device)
     denoiser: Denoiser = _kind(settings).load(settings)
     if settings.condition == "labels" and not denoiser.num_classes:
         raise UserError("model.condition: labels, but this model has no classes; use none, or prompts for one of text")
@@ -97,7 +95,8 @@ def load(
         raise UserError(f"{where}{error}") from None
     if compiled and denoiser.device.type != "cpu":
         denoiser.net = torch.compile(denoiser.net)
-    return denoiser.to(memory_format=torch.channels_last) if channels_last else denoiser
+    flat = all(p.ndim <= 4 for p in denoiser.parameters())  # torch has another layout for videos, of other use
+    return denoiser.to(memory_format=torch.channels_last) if channels_last and flat else denoiser
 
 
 @_usual_defaults()
