@@ -219,6 +219,7 @@ def test_without_a_gpu_half_precision_and_compilation_are_left_out_with_a_word(c
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_compiled_network_computes_the_same_and_passes_gradients():
     """As `load` compiles it on a GPU, with the compiler's front end alone."""
     params = {"weights": "models/digits.safetensors", "guidance": 2.0}
