@@ -96,11 +96,12 @@ class Denoiser(nn.Module):
         It is for conditions that come from outside, before the first evaluation: on a GPU, it waits for them.
 
         Raises:
-            UserError: for states of another shape than the model's, and for conditions that it does not have.
+            UserError: for states of other dimensions or channels than the model's, and for conditions that it lacks.
         """
-        if x.shape[1:] != self.sample_shape:
-            raise UserError(f"this model's samples are of shape {list(self.sample_shape)}: the noises must be "
-                            f"[B, {', '.join(map(str, self.sample_shape))}], got {list(x.shape)}")  # fmt: skip
+        own = self.sample_shape
+        if x.ndim != 1 + len(own) or x.shape[1] != own[0]:  # many networks take other sizes than their own
+            raise UserError(f"this model's samples are of shape {list(own)}: the noises must be "
+                            f"[B, {', '.join(map(str, own))}], got {list(x.shape)}")  # fmt: skip
         if condition is None:
             return None
         if not self.num_classes:
