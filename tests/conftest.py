@@ -1,5 +1,7 @@
 from collections import Counter
 
+import pytest
+from coverage import Coverage
 from hypothesis import settings
 from support.hostile import place  # noqa: F401  (a fixture of the tests of hostile files)
 from support.pipeline import edited, project  # noqa: F401  (fixtures of the tests that run the pipeline)
@@ -7,6 +9,17 @@ from support.pipeline import edited, project  # noqa: F401  (fixtures of the tes
 # No deadlines (machines are noisy), and the same examples every time, so that a red run is red again.
 settings.register_profile("s4spipe", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("s4spipe")
+
+
+@pytest.fixture(autouse=True)
+def uncounted(request):
+    """The lines that a slow test runs in this process are not counted by coverage: the others have run them all."""
+    counting = Coverage.current() if request.node.get_closest_marker("slow") else None
+    if counting:
+        counting.stop()
+    yield
+    if counting:
+        counting.start()
 
 
 def pytest_collection_modifyitems(items):

@@ -5,12 +5,9 @@ Counting takes half as long again, and tests that run a stage a dozen times add 
 
 import os
 
+from coverage import Coverage
+
 for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
     del os.environ[name]  # of the forked processes too
-try:
-    from coverage import Coverage
-except ImportError:  # pip install s4spipe[test] has it, but the tests need none
-    pass
-else:
-    if counting := Coverage.current():
-        counting.stop()
+if counting := Coverage.current():
+    counting.stop()
