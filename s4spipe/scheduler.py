@@ -19,6 +19,7 @@ from s4spipe import noise
 from s4spipe.models.base import prediction
 from s4spipe.models.base.prediction import X0, noise_schedule
 from s4spipe.noise import Flow, VPDiscrete
+from s4spipe.runtime import checks
 from s4spipe.runtime.checks import whole
 from s4spipe.runtime.errors import UserError, needs, shown
 from s4spipe.sampling.loop import check_finite
@@ -77,7 +78,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         if self.prediction == "flow_prediction" and not flow:
             raise UserError(f"solver {table.name} is for {_name(table)} noise, where no network predicts "
                             f"{prediction_type!r}")  # fmt: skip
-        if table.c_0 != 1:
+        if (table.c_0 != 1).any():
             raise UserError(f"solver {table.name} makes its first step without the network (AFS), which no pipeline "
                             "does: run it with s4spipe.sample")  # fmt: skip
         self.alpha, self.sigma = table.noise.alpha(table.t_c).tolist(), table.noise.sigma(table.t_c).tolist()
@@ -208,10 +209,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
                 f"solver {self.tableau.name} makes {nfe} evaluations at its own times: call the pipeline with "
                 f"num_inference_steps={nfe}, got {asked}"
             )
-        try:
-            self.timesteps = self._times().to(device)
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(f"device must be one of this machine, got {shown(device)} ({str(error)[:80]})") from None
+        self.timesteps = self._times().to(None if device is None else checks.device("device", device))
         self.num_inference_steps = nfe
         self._restart()
 
@@ -281,16 +279,18 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             raise UserError(f"solver {self.tableau.name} takes its {self.tableau.nfe} steps in turn: got timestep "
                             f"{got} as number {i + 1}; call set_timesteps to start anew")  # fmt: skip
         model_output = self._checked(model_output, sample)
-        precision = torch.promote_types(sample.dtype, torch.float32)
-        if i == 0:  # a copy: some pipelines write into their samples
-            self._x_T = self._state = sample.to(precision, copy=True)
+        basis, precision = self.tableau.basis, torch.promote_types(sample.dtype, torch.float32)
+        if i == 0:
+            basis.check(sample)
+            self._state = sample.to(precision, copy=True)  # some pipelines write into their samples
+            self._x_T = basis.to(self._state)
         elif sample.shape != self._state.shape or not torch.equal(sample, self._state.to(sample.dtype)):
             raise UserError("the sample was changed between two steps, which this solver does not allow: every step "
                             "refers back to the initial noise")  # fmt: skip
         output = model_output.to(precision, copy=True)  # a captured CUDA graph returns the same memory at every call
         x0 = X0[self.prediction](self._state, output, self.alpha[i], self.sigma[i])
-        self._evaluations.append(x0)
-        self._state = state = self.tableau.state(i + 1, self._x_T, self._evaluations)
+        self._evaluations.append(basis.to(x0))
+        self._state = state = basis.back(self.tableau.state(i + 1, self._x_T, self._evaluations))
         previous = state.to(sample.dtype, copy=True)
         return SchedulerOutput(prev_sample=previous) if return_dict else (previous,)
 

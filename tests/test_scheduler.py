@@ -238,7 +238,7 @@ def test_however_it_is_made_it_knows_what_the_network_predicts(tmp_path):
         (lambda folder: S4SScheduler(tableau=scheduler().config.tableau, num_train_timesteps="1000"),
          "num_train_timesteps must be a whole number"),
         (lambda folder: S4SScheduler(tableau=scheduler().config.tableau, num_train_timesteps=-5), "at least 1"),
-        (lambda folder: scheduler().set_timesteps(4, "gpu"), "one of this machine, got 'gpu'"),
+        (lambda folder: scheduler().set_timesteps(4, "gpu"), "'gpu' is not available on this machine"),
         (lambda folder: scheduler().set_timesteps(sigmas=[1.0, 0.5]), "got 2 sigmas"),
     ],
 )  # fmt: skip

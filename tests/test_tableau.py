@@ -79,8 +79,8 @@ def broken(change):
 
 
 RULES = {
-    "another schema": (broken(lambda d: d.update(schema=99)), "schema must be 1 or 2, got 99"),
-    "no schema": (broken(lambda d: d.pop("schema")), "schema must be 1 or 2, got None"),
+    "another schema": (broken(lambda d: d.update(schema=99)), "schema must be 1, 2 or 3, got 99"),
+    "no schema": (broken(lambda d: d.pop("schema")), "schema must be 1, 2 or 3, got None"),
     "missing key": (broken(lambda d: d.pop("t_c")), "entry t_c is missing"),
     "misspelt key": (broken(lambda d: d.update(t_x=[])), "unknown entry 't_x': did you mean"),
     "wrong nfe": (broken(lambda d: d.update(nfe=4)), "nfe must be 3"),

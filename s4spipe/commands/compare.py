@@ -32,7 +32,9 @@ def differences(a: Tableau, b: Tableau, width: int = 100) -> str:
         for i in range(max(map(len, levels))):
             ours, theirs = (f"{level[i]:.5g}" if i < len(level) else "" for level in levels)
             lines.append(_line(f"{what} {i}, sigma/alpha", ours, theirs))
-    if a.nfe == b.nfe:
+    if a.basis != b.basis:
+        lines += [_line("weights", *(table.basis.describe()["name"] for table in (a, b)))]
+    elif a.nfe == b.nfe:
         W, c = ((getattr(a, key) - getattr(b, key)).abs().max().item() for key in ("W", "c"))
         lines.append(f"{'largest difference':30}{W:>14.3g} in W, {c:.3g} in c")
     one, other = ({key: value for key, value in flat(table.meta).items() if not isinstance(value, list)}

@@ -40,7 +40,7 @@ def write(run: Run, cell: Cell, folder: Path) -> list[Path]:
         raise unknown("solver of this run", str(cell), map(str, cells))
     tableau = run.tableau(cell)
     # No pipeline of diffusers makes a first step without the network (AFS).
-    has_scheduler = isinstance(tableau.noise, VPDiscrete | Flow) and tableau.c_0.item() == 1
+    has_scheduler = isinstance(tableau.noise, VPDiscrete | Flow) and bool((tableau.c_0 == 1).all())
     text = card(run, cell, tableau, has_scheduler)
     temporary = folder.with_name(f".{folder.name}.tmp")
     try:

@@ -1,12 +1,16 @@
 """A solver's file in words and columns."""
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
+from torch import Tensor
 
 from s4spipe import noise
 from s4spipe.commands import terminal
 from s4spipe.commands.terminal import noise_levels, wrapped
+from s4spipe.sampling.basis import Arrays, Bands
 from s4spipe.sampling.tableau import Tableau
 
 LONG = 8  # longer lists of numbers in a solver's meta are not shown
@@ -31,16 +35,29 @@ def describe(table: Tableau, width: int = 100) -> str:
         *wrapped([f"{value:.4g}" for value in noise_levels(table, table.t)], width),
         "times shown to the network, as sigma/alpha:",
         *wrapped([f"{value:.4g}" for value in noise_levels(table, table.t_c)], width),
-        "",
-        "state: weight of x_T | weights of the evaluations 0, 1, ...",
     ]
-    for i, (c, row) in enumerate(zip(table.c.tolist(), table.W.tolist(), strict=True)):
-        first, *rest = wrapped([f"{c:8.4f} |", *(f"{weight:8.4f}" for weight in row[: i + 1])], width - 6)
-        lines += [f"{i + 1:4}: {first}", *(f"      {line}" for line in rest)]
+    for title, c, W in _parts(table):
+        lines += ["", f"state: weight of x_T | weights of the evaluations 0, 1, ...{title}"]
+        for i, (weight, row) in enumerate(zip(c.tolist(), W.tolist(), strict=True)):
+            first, *rest = wrapped([f"{weight:8.4f} |", *(f"{other:8.4f}" for other in row[: i + 1])], width - 6)
+            lines += [f"{i + 1:4}: {first}", *(f"      {line}" for line in rest)]
     origin = {key: value for key, value in table.meta.items() if not _is_long(value)}
     if origin:
         lines += ["", terminal.to_yaml(origin, width)]
     return terminal.safe("\n".join(lines))
+
+
+def _parts(table: Tableau) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """What follows the title of a matrix of weights, c [N] and W [N, N]: for all of a sample, or for each band."""
+    if isinstance(table.basis, Bands):
+        limits = ["0", *(f"{edge:g}" for edge in table.basis.edges), "..."]
+        for band, (low, high) in enumerate(itertools.pairwise(limits)):
+            yield f", {low} to {high} cycles per side", table.c[:, band], table.W[:, :, band]
+    elif isinstance(table.basis, Arrays):
+        axes = tuple(range(1, table.c.ndim))
+        yield (f", means of arrays {list(table.basis.shape)}", table.c.mean(axes), table.W.mean([a + 1 for a in axes]))
+    else:
+        yield "", table.c, table.W
 
 
 def _is_long(value: object) -> bool:

@@ -16,8 +16,8 @@ from s4spipe.sampling.tableau import Tableau
 
 
 def entries(table: Tableau) -> Tensor:
-    """c_0, c, W row by row, and t_c, as one vector [1 + N + N^2 + N]."""
-    return torch.cat([table.c_0[None], table.c, table.W.flatten(), table.t_c])
+    """c_0, c, W row by row, and t_c, as one vector [(1 + N + N^2) |K| + N]; |K| is how many numbers a weight has."""
+    return torch.cat([table.c_0.flatten(), table.c.flatten(), table.W.flatten(), table.t_c])
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Path:
 
     Attributes:
         x_T: the noises [B, ...].
-        d: the N x0 predictions, each [B, ...], in float32, the precision of the networks.
+        d: the N x0 predictions, each [B, ...], in the tableau's basis and in float32, the precision of the networks.
         end: the samples [B, ...].
     """
 
@@ -40,7 +40,7 @@ def run(denoiser: Callable, table: Tableau, x_T: Tensor, condition: Tensor | Non
     """Make samples, and keep the predictions."""
     x_T = x_T.to(precision(x_T.device))
     recording = sample(denoiser, table, x_T, condition, record=True, check=False)
-    return Path(x_T, [d.float() for d in recording.predictions], recording.x_0)
+    return Path(x_T, [table.basis.to(d.float()) for d in recording.predictions], recording.x_0)
 
 
 def derivatives(denoiser: Callable, table: Tableau, path: Path, outputs: Tensor, condition: Tensor | None) -> Tensor:
@@ -54,27 +54,33 @@ def derivatives(denoiser: Callable, table: Tableau, path: Path, outputs: Tensor,
         condition: as for `run`.
     """
     table = table.detached()
-    W, t_c = table.W.to(path.x_T), table.t_c.to(path.x_T)
+    basis, x_T = table.basis, table.basis.to(path.x_T)
+    W, t_c = table.W.to(x_T), table.t_c.to(x_T)
     n, (k, rows) = table.nfe, outputs.shape[:2]
-    by_c, by_W, by_t = outputs.new_zeros(k, rows, n), outputs.new_zeros(k, rows, n, n), outputs.new_zeros(k, rows, n)
+    by_c, by_W = (outputs.new_zeros(k, rows, *times, *basis.shape) for times in ((n,), (n, n)))
+    by_t = outputs.new_zeros(k, rows, n)
     by_d = [torch.zeros_like(outputs) for _ in range(n)]
+    outputs = basis.to(outputs.flatten(0, 1)).view_as(outputs)  # here and below: in the basis
 
     def along(x: Tensor) -> Tensor:
-        return (outputs * x).flatten(2).sum(2)
+        return basis.gather(outputs * x)
 
     for i in reversed(range(n)):
-        by_c[..., i] = along(path.x_T)
+        by_c[:, :, i] = along(x_T)
         for j in range(i + 1):
-            by_W[..., i, j] = along(path.d[j])
-            by_d[j] = by_d[j] + W[i, j] * outputs
-        y, t = table.state(i, path.x_T, path.d).requires_grad_(), t_c[i].expand(rows).clone().requires_grad_()
+            by_W[:, :, i, j] = along(path.d[j])
+            by_d[j] = by_d[j] + basis.spread(W[i, j], x_T) * outputs
+        y = basis.back(table.state(i, x_T, path.d)).requires_grad_()
+        t = t_c[i].expand(rows).clone().requires_grad_()
         with torch.enable_grad():
             d = denoiser(y, t, condition)
         slopes = [
-            torch.autograd.grad(d, (y, t), slope.to(d), retain_graph=last < k - 1) for last, slope in enumerate(by_d[i])
+            torch.autograd.grad(d, (y, t), basis.back(slope).to(d), retain_graph=last < k - 1)
+            for last, slope in enumerate(by_d[i])
         ]
-        outputs, by_t[..., i] = (torch.stack(parts) for parts in zip(*slopes, strict=True))
-    return torch.cat([along(path.x_T)[..., None], by_c, by_W.flatten(2), by_t], 2)
+        by_y, by_t[..., i] = (torch.stack(parts) for parts in zip(*slopes, strict=True))
+        outputs = basis.to(by_y.flatten(0, 1)).view_as(by_y)
+    return torch.cat([part.reshape(k, rows, -1) for part in (along(x_T), by_c, by_W, by_t)], 2)
 
 
 def evaluations(nfe: int, outputs: int) -> int:

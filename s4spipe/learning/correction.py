@@ -12,9 +12,9 @@ class Correction(nn.Module):
     by orders of magnitude.
 
     Args:
-        start: [rows, columns], float64; the initial values.
-        scale: [rows, 1] or [rows, columns].
-        mask: [rows, columns], 1 for entries that are used.
+        start: [rows, columns, ...], float64; the initial values.
+        scale: [rows, 1] or [rows, columns], or with more dimensions as `start`.
+        mask: as `start`, 1 for entries that are used.
         consistent: every row keeps its sum: the row's mean is subtracted from its corrections.
         shared: all rows share one row of corrections, added without scale.
     """
@@ -31,7 +31,7 @@ class Correction(nn.Module):
         self.u = nn.Parameter(torch.zeros_like(start[:1] if shared else start))
 
     def forward(self) -> Tensor:
-        """[rows, columns]."""
+        """As `start`."""
         u: Tensor = self.u
         if self.consistent:
             u = u - (u * self.mask).sum(1, keepdim=True) / self.mask.sum(1, keepdim=True)

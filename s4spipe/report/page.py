@@ -165,9 +165,9 @@ def _samples(label: str, run: Run, cell: Cell) -> Samples:
 def _maps(solver: str, table: Tableau) -> list[Heat]:
     """The coefficients b of a learned solver and their initial values, or W if it has no b."""
     if "b" not in table.meta:
-        W = table.W.tolist()
-        title = f"{solver}: W, the weight of each evaluation in each state"
-        return [Heat(title, "state", W, table.W.abs().max().item() or 1.0)]
+        W, of = (table.W, "weight") if table.W.ndim == 2 else (table.W.flatten(2).mean(2), "mean weight")
+        title = f"{solver}: W, the {of} of each evaluation in each state"
+        return [Heat(title, "state", W.tolist(), W.abs().max().item() or 1.0)]
     matrices = {"b, learned": table.meta["b"], "b, initial": table.meta["b_start"]}
     limit = float(np.abs(list(matrices.values())).max()) or 1.0
     return [Heat(f"{solver}: {name}", "step", matrix, limit) for name, matrix in matrices.items()]

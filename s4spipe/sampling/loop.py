@@ -93,11 +93,15 @@ def sample(
         condition = denoiser.checked(x_T, condition)
     _warn_of_another_model(denoiser, tableau)
     start = x_T.to(precision(x_T.device))
+    basis = tableau.basis
+    basis.check(start)
     t_c = tableau.t_c.to(start, copy=True)  # a denoiser may write into what it is given
     states: list[Tensor] = []
     d: list[Tensor] = []
+    x_T_there = basis.to(start)  # where the weights multiply it
+    d_there: list[Tensor] = []
     for stage in tableau.stages:
-        new, rows = [tableau.state(i, start, d) for i in stage], len(stage)
+        new, rows = [basis.back(tableau.state(i, x_T_there, d_there)) for i in stage], len(stage)
         states += [y.clone() for y in new] if record else []
         if rows == 1:
             y, t, given = new[0], t_c[stage.start], condition
@@ -106,10 +110,12 @@ def sample(
             given = condition.repeat(rows, *[1] * (condition.ndim - 1)) if torch.is_tensor(condition) else condition
         out = denoiser(y, t, given)
         check_like("the denoiser", out, y)
-        d.extend(out.clone().chunk(rows))  # a copy: a captured CUDA graph returns the same memory at every call
-        for i in stage if check else ():
-            check_finite(d[i], i, tableau)
-    end = tableau.state(tableau.nfe, start, d)
+        new = list(out.clone().chunk(rows))  # a copy: a captured CUDA graph returns the same memory at every call
+        for i, prediction in zip(stage, new, strict=True) if check else ():
+            check_finite(prediction, i, tableau)
+        d += new if record else []
+        d_there += map(basis.to, new)
+    end = basis.back(tableau.state(tableau.nfe, x_T_there, d_there))
     x_0 = end.to(x_T.dtype)
     if check:
         _check_samples(x_0, tableau)

@@ -14,9 +14,11 @@ from s4spipe.noise import NoiseSchedule
 from s4spipe.runtime.checks import check_plain, is_number
 from s4spipe.runtime.errors import UserError, shown, unknown
 from s4spipe.runtime.files import read_json, write_text
+from s4spipe.sampling.basis import PLAIN, Basis, from_description
 
-SCHEMA = 2  # schema 1 had no `steps` (they were nfe) and no c_0 (it was 1)
-KEYS = ("schema", "name", "nfe", "steps", "noise", "t", "t_c", "c_0", "c", "W", "meta")
+# Schema 1 had no `steps` (they were nfe) and no c_0 (it was 1). Plain numbers are written in schema 2, without `basis`.
+SCHEMA, PLAIN_SCHEMA = 3, 2
+KEYS = ("schema", "name", "nfe", "steps", "noise", "basis", "t", "t_c", "c_0", "c", "W", "meta")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,18 +30,20 @@ class Tableau:
         y_i = c[i-1] x_T + sum_{j<i} W[i-1, j] d_j      i = 1 .. N;   the sample is y_N
 
     Every single-step, multistep and predictor-corrector solver has this form, because each of its states is linear in
-    x_T and in the evaluations so far (the idea of Butcher's tableau). Tensors are float64 and may carry gradients.
+    x_T and in the evaluations so far (the idea of Butcher's tableau). A weight is a number, or [*K] numbers by the
+    `basis`: one for each band of frequencies, say. Tensors are float64 and may carry gradients.
 
     Attributes:
         t: [S+1] times of the S steps, strictly falling, within the range of the noise schedule. A multistep solver has
             S = N; a single-step solver has fewer steps than evaluations.
         t_c: [N] times shown to the network, within the range of the noise schedule.
-        c: [N] weights of x_T.
-        W: [N, N] weights of the evaluations, lower triangular.
+        c: [N, *K] weights of x_T.
+        W: [N, N, *K] weights of the evaluations, lower triangular.
         noise: the noise schedule that the times refer to.
         name: the solver's name, of 1 to 100 printable characters.
         meta: provenance; any JSON-ready data.
-        c_0: [] weight of x_T in the first state; 1 unless a first step was made without the network (AFS).
+        c_0: [*K] weight of x_T in the first state; 1 unless a first step was made without the network (AFS).
+        basis: what a weight multiplies; K is its shape.
 
     Raises:
         UserError: if an attribute breaks one of these rules.
@@ -53,8 +57,11 @@ class Tableau:
     name: str
     meta: dict = field(default_factory=dict)
     c_0: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.float64, device="cpu"))
+    basis: Basis = PLAIN
 
     def __post_init__(self):
+        if not isinstance(self.basis, Basis):
+            raise UserError(f"tableau entry basis must be a basis, got {shown(self.basis)}")
         for key in ("t", "t_c", "c", "W", "c_0"):
             if not torch.is_tensor(getattr(self, key)):
                 raise UserError(f"tableau entry {key} must be a tensor of float64, got {shown(getattr(self, key))}")
@@ -64,14 +71,15 @@ class Tableau:
             raise UserError(f"tableau entry name must be 1 to 100 printable characters, got {shown(self.name)}")
         if not isinstance(self.meta, dict):
             raise UserError(f"tableau entry meta must be a mapping, got {shown(self.meta)}")
-        if self.c.ndim != 1:
+        k = self.basis.shape
+        if self.c.ndim != 1 + len(k):
             raise UserError(f"tableau entry c must be a list of numbers, got {shown(self.c.tolist())}")
         n = self.nfe
         if n < 1:
             raise UserError("a tableau needs at least one evaluation, got an empty c")
         if self.t.ndim != 1 or len(self.t) < 2:
             raise UserError(f"tableau entry t must be at least two times, got {shown(self.t.tolist())}")
-        for key, shape in {"t": (len(self.t),), "t_c": (n,), "c_0": (), "c": (n,), "W": (n, n)}.items():
+        for key, shape in {"t": (len(self.t),), "t_c": (n,), "c_0": k, "c": (n, *k), "W": (n, n, *k)}.items():
             value = getattr(self, key)
             if value.dtype != torch.float64 or tuple(value.shape) != shape:
                 raise UserError(
@@ -80,7 +88,7 @@ class Tableau:
                 )
             if not value.isfinite().all():
                 raise UserError(f"tableau entry {key} must be finite, got {shown(value.detach().tolist())}")
-        if self.W.detach().triu(1).any():
+        if self.W.detach()[torch.ones(n, n, device=self.W.device).triu(1).bool()].any():
             raise UserError("tableau entry W must be lower triangular: a state may use only evaluations made before it")
         if not (self.t.detach().diff() < 0).all():
             raise UserError(f"tableau entry t must fall strictly, got {shown(self.t.detach().tolist())}")
@@ -105,7 +113,7 @@ class Tableau:
 
         Evaluation i depends on evaluation j if W[i-1, j] is not exactly 0.
         """
-        needs, stages = self.W.detach() != 0, [range(1)]
+        needs, stages = (self.W.detach() != 0).view(self.nfe, self.nfe, -1).any(2), [range(1)]
         for i in range(1, self.nfe):
             start = stages[-1].start
             if needs[i - 1, start:i].any():
@@ -126,6 +134,9 @@ class Tableau:
     def state(self, i: int, x_T: Tensor, d: Sequence[Tensor]) -> Tensor:
         """y_i = c[i-1] x_T + sum_{j<i} W[i-1, j] d_j, on the device and in the dtype of x_T; y_0 = c_0 x_T.
 
+        All of them are in the basis in which the weights multiply them (`basis.to`, `basis.back`), which for plain
+        numbers is that of the samples.
+
         Args:
             i: the state's index, 0 to N.
             x_T: the initial noises [B, ...].
@@ -135,9 +146,9 @@ class Tableau:
             The state [B, ...].
         """
         if i == 0:
-            return self.c_0.to(x_T) * x_T
-        c, W = self.c[i - 1].to(x_T), self.W[i - 1].to(x_T)
-        return c * x_T + sum(W[j] * d[j] for j in range(min(i, len(d))))
+            return self.basis.spread(self.c_0.to(x_T), x_T) * x_T
+        c, W = self.basis.spread(self.c[i - 1].to(x_T), x_T), self.W[i - 1].to(x_T)
+        return c * x_T + sum(self.basis.spread(W[j], x_T) * d[j] for j in range(min(i, len(d))))
 
     def agrees(self, other: "Tableau", tolerance: float = 1e-12) -> bool:
         """Whether the other tableau is the same solver, up to rounding."""
@@ -151,14 +162,15 @@ class Tableau:
     def to_dict(self) -> dict:
         """The tableau as JSON-ready data; `from_dict` is the inverse."""
         return {
-            "schema": SCHEMA,
+            "schema": SCHEMA if self.basis.shape else PLAIN_SCHEMA,
             "name": self.name,
             "nfe": self.nfe,
             "steps": len(self.t) - 1,
             "noise": noise.describe(self.noise),
+            **({"basis": self.basis.describe()} if self.basis.shape else {}),
             "t": self.t.tolist(),
             "t_c": self.t_c.tolist(),
-            "c_0": self.c_0.item(),
+            "c_0": self.c_0.tolist(),
             "c": self.c.tolist(),
             "W": [row[: i + 1] for i, row in enumerate(self.W.tolist())],
             "meta": self.meta,
@@ -203,9 +215,13 @@ class Tableau:
         if not isinstance(data, dict):
             raise UserError("a solver file must be a JSON object")
         if data.get("schema") == 1:
-            data = {"steps": data.get("nfe"), "c_0": 1.0} | data | {"schema": SCHEMA}
+            data = {"steps": data.get("nfe"), "c_0": 1.0} | data | {"schema": PLAIN_SCHEMA}
+        if data.get("schema") == PLAIN_SCHEMA:
+            data = {"basis": PLAIN.describe()} | data | {"schema": SCHEMA}
         if data.get("schema") != SCHEMA:
-            raise UserError(f"schema must be 1 or {SCHEMA}, got {shown(data.get('schema'))}: another s4spipe wrote it")
+            raise UserError(
+                f"schema must be 1, 2 or {SCHEMA}, got {shown(data.get('schema'))}: another s4spipe wrote it"
+            )
         for key in data:
             if key not in KEYS:
                 raise unknown("entry", key, KEYS)
@@ -215,22 +231,24 @@ class Tableau:
         for key, kind in {"name": str, "noise": dict, "meta": dict, "W": list}.items():
             if not isinstance(data[key], kind):
                 raise UserError(f"entry {key} must be of type {kind.__name__}, got {shown(data[key])}")
-        t, t_c, c = (_numbers(key, data[key]) for key in ("t", "t_c", "c"))
-        c_0 = _numbers("c_0", [data["c_0"]])[0]
+        basis = from_description(data["basis"])
+        k = basis.shape
+        t, t_c, c = _numbers("t", data["t"]), _numbers("t_c", data["t_c"]), _numbers("c", data["c"], k)
+        c_0 = _numbers("c_0", [data["c_0"]], k)[0]
         if isinstance(data["nfe"], bool) or data["nfe"] != len(c):
             raise UserError(f"nfe must be {len(c)}, the number of entries of c, got {shown(data['nfe'])}")
         if isinstance(data["steps"], bool) or data["steps"] != len(t) - 1:
             raise UserError(f"entry t must have {shown(data['steps'])} + 1 times, to go with `steps`, got {len(t)}")
         if len(data["W"]) != len(c):
             raise UserError(f"entry W must have {len(c)} rows, one per evaluation, got {len(data['W'])}")
-        W = torch.zeros(len(c), len(c), dtype=torch.float64, device="cpu")
+        W = torch.zeros(len(c), len(c), *k, dtype=torch.float64, device="cpu")
         for i, row in enumerate(data["W"]):
-            numbers = _numbers(f"W[{i}]", row)
+            numbers = _numbers(f"W[{i}]", row, k)
             if len(numbers) != i + 1:
                 raise UserError(f"entry W[{i}] must have {i + 1} numbers (lower triangular), got {len(numbers)}")
             W[i, : i + 1] = numbers
         check_plain("entry meta", data["meta"])
-        return cls(t, t_c, c, W, noise.from_description(data["noise"]), data["name"], data["meta"], c_0)
+        return cls(t, t_c, c, W, noise.from_description(data["noise"]), data["name"], data["meta"], c_0, basis)
 
 
 def save_all(path: str | Path, tables: Sequence[Tableau]) -> None:
@@ -249,7 +267,15 @@ def load_all(path: str | Path) -> list[Tableau]:
         raise UserError(f"{path}: {error}") from None
 
 
-def _numbers(key: str, value: object) -> Tensor:
-    if not isinstance(value, list) or not all(map(is_number, value)):
-        raise UserError(f"entry {key} must be a list of numbers, got {shown(value)}")
-    return torch.tensor(value, dtype=torch.float64, device="cpu")
+def _numbers(key: str, value: object, shape: tuple[int, ...] = ()) -> Tensor:
+    """A list of weights [n, *shape]."""
+    if not isinstance(value, list) or not all(_is_weight(entry, shape) for entry in value):
+        each = f" lists of the shape {list(shape)}" if shape else " numbers"
+        raise UserError(f"entry {key} must be a list of{each}, got {shown(value)}")
+    return torch.tensor(value, dtype=torch.float64, device="cpu").view(len(value), *shape)
+
+
+def _is_weight(value: object, shape: tuple[int, ...]) -> bool:
+    if not shape:
+        return is_number(value)
+    return isinstance(value, list) and len(value) == shape[0] and all(_is_weight(part, shape[1:]) for part in value)

@@ -129,6 +129,8 @@ class Free(Family):
     fixed: c_0 and t_c[0] choose the noise level of the first evaluation. At T, where all other solvers make it, the
     network can only answer with the mean of the data. The steps t stay those of the start, only as a record of it.
 
+    Every weight has a correction for each of its numbers, if the tableau has weights by frequency.
+
     Args:
         start: any tableau; the initial parameters reproduce it.
     """
@@ -147,7 +149,7 @@ class Free(Family):
             self.register_buffer(name, value)
         self.x = nn.Parameter(torch.zeros(n, dtype=torch.float64))
         self.of_table = _of_table(self, start)
-        one = torch.ones(1, 1, dtype=torch.float64)
+        one = torch.ones(1, 1, *start.basis.shape, dtype=torch.float64)
         self.of_ln_c_0 = Correction(0 * one, one, one)
         self.times = None
 
@@ -157,7 +159,7 @@ class Free(Family):
 
     @property
     def parameter_count(self) -> int:
-        return self.of_table.count + self.nfe + 1
+        return self.of_table.count + self.nfe + self.of_ln_c_0.count
 
     @torch.no_grad()
     def clip(self) -> None:
@@ -167,8 +169,8 @@ class Free(Family):
     def forward(self, name: str = "free", meta: dict | None = None) -> Tableau:
         start, table = self.start, self.of_table()
         t_c = self.noise.inverse(self.lam + self.x).clamp(self.noise.t_min, self.noise.T)
-        c_0 = start.c_0 * self.of_ln_c_0().squeeze().exp()
-        return Tableau(start.t, t_c, table[:, 0], table[:, 1:], self.noise, name, meta or {}, c_0)
+        c_0 = start.c_0 * self.of_ln_c_0()[0, 0].exp()
+        return Tableau(start.t, t_c, table[:, 0], table[:, 1:], self.noise, name, meta or {}, c_0, start.basis)
 
 
 def _of_table(family: Family, start: Tableau) -> Correction:
@@ -177,5 +179,6 @@ def _of_table(family: Family, start: Tableau) -> Correction:
     size = family.size(torch.cat([start.t_c[1:], start.t[-1:]]))[:, None]
     first = torch.cat([start.c[:, None], start.W], 1)
     scale = torch.cat([size / start.noise.sigma_T, size.expand(-1, start.nfe)], 1)
-    mask = torch.cat([torch.ones(start.nfe, 1).double(), torch.ones_like(start.W).tril()], 1)
-    return Correction(first, scale, mask)
+    mask = torch.cat([torch.ones(start.nfe, 1), torch.ones(start.nfe, start.nfe).tril()], 1).double()
+    each = (..., *[None] * (first.ndim - 2))  # for every number of a weight
+    return Correction(first, scale[each], mask[each].expand_as(first))
