@@ -14,7 +14,7 @@ STAGES = {
     "digits_images": (["digits_images"], ["data/digits.npy"], {}),
     "prompts": (["prompts"], [f"{RUN}/prompts.safetensors"], {}),
     "real": (["real"], [f"{RUN}/real.safetensors"], {}),
-    "reference": (["reference"], [f"{RUN}/reference.safetensors"], {"reference": {"count": 36}}),
+    "reference": (["reference"], [f"{RUN}/reference.safetensors"], {"reference": {"count": 70}}),
     "schedules": (["schedules"], [f"{RUN}/schedules/inputs.json"], {}),
     "tables": (["tables"], [f"{RUN}/tables/ddim-3.json", f"{RUN}/tables/teacher-6.json", f"{RUN}/starts/free-3.json"],
                {}),
