@@ -15,9 +15,9 @@ from s4spipe.learning import adjoint
 from s4spipe.learning.families import Free
 from s4spipe.noise import VPDiscrete, alphas_cumprod
 from s4spipe.runtime.errors import UserError
-from s4spipe.sampling.basis import PLAIN, Arrays, Bands, dct, from_description, transformed
 from s4spipe.sampling.loop import sample
 from s4spipe.sampling.tableau import Tableau
+from s4spipe.sampling.tableau.basis import PLAIN, Arrays, Bands, dct, from_description, transformed
 from s4spipe.scheduler import S4SScheduler
 from s4spipe.solvers import registry
 

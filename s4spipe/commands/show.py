@@ -10,8 +10,8 @@ from torch import Tensor
 from s4spipe import noise
 from s4spipe.commands import terminal
 from s4spipe.commands.terminal import noise_levels, wrapped
-from s4spipe.sampling.basis import Arrays, Bands
 from s4spipe.sampling.tableau import Tableau
+from s4spipe.sampling.tableau.basis import Arrays, Bands
 
 LONG = 8  # longer lists of numbers in a solver's meta are not shown
 

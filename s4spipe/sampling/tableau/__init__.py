@@ -14,7 +14,7 @@ from s4spipe.noise import NoiseSchedule
 from s4spipe.runtime.checks import check_plain, is_number
 from s4spipe.runtime.errors import UserError, shown, unknown
 from s4spipe.runtime.files import read_json, write_text
-from s4spipe.sampling.basis import PLAIN, Basis, from_description
+from s4spipe.sampling.tableau.basis import PLAIN, Basis, from_description
 
 # Schema 1 had no `steps` (they were nfe) and no c_0 (it was 1). Plain numbers are written in schema 2, without `basis`.
 SCHEMA, PLAIN_SCHEMA = 3, 2
