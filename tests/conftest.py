@@ -1,7 +1,7 @@
+import sys
 from collections import Counter
 
 import pytest
-from coverage import Coverage
 from hypothesis import settings
 from support.hostile import place  # noqa: F401  (a fixture of the tests of hostile files)
 from support.pipeline import edited, project  # noqa: F401  (fixtures of the tests that run the pipeline)
@@ -14,12 +14,12 @@ settings.load_profile("s4spipe")
 @pytest.fixture(autouse=True)
 def uncounted(request):
     """The lines that a slow test runs in this process are not counted by coverage: the others have run them all."""
-    counting = Coverage.current() if request.node.get_closest_marker("slow") else None
+    counting = sys.gettrace() if request.node.get_closest_marker("slow") else None
     if counting:
-        counting.stop()
+        sys.settrace(None)
     yield
     if counting:
-        counting.start()
+        sys.settrace(counting)
 
 
 def pytest_collection_modifyitems(items):
