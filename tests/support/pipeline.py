@@ -32,7 +32,7 @@ TINY = {
 }  # fmt: skip
 
 
-def run(project, *command, ok=True, counted=False):
+def run(project, *command, ok=True, counted=True):
     path = f"{quick_python.folder(counted)}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     # Coverage would more than double the time that DVC itself takes. The stages may count in the quick python's server.
     own = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}
@@ -73,7 +73,7 @@ def build(folder):
     prune(folder / "dvc.lock")
     run(folder, "git", "init", "-q")
     edit(folder, **TINY)
-    # A fresh clone starts from the trained model. Coverage counts here what every stage runs.
+    # A fresh clone starts from the trained model.
     assert not ran(run(folder, "dvc", "repro", counted=True)) & {
         "train_digits",
         "train_features@features",
