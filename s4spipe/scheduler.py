@@ -56,9 +56,8 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
     """
 
     order = 1
-    _compatibles: ClassVar = list(
-        prediction.CLASSES
-    )  # whose keys it keeps, so that a pipeline can be given one of them again
+    # Whose keys it keeps, so that a pipeline can be given one of them again.
+    _compatibles: ClassVar = list(prediction.CLASSES)
 
     @register_to_config
     def __init__(

@@ -194,6 +194,7 @@ def test_the_scheduler_makes_what_the_loop_makes(basis):
     [
         ({"basis": {"name": "bands", "axes": 2, "edges": [2, 1]}}, "rising positive numbers"),
         ({"basis": {"name": "bands", "axes": 2, "edges": [1, float("nan")]}}, "rising positive numbers"),
+        ({"basis": {"name": "bands", "axes": 2, "edges": []}}, "1 to 999 rising positive numbers"),
         ({"basis": {"name": "bands", "axes": 4, "edges": [1, 2]}}, "at most 3"),
         ({"basis": {"name": "bands", "axes": 2}}, "must have the keys axes, edges, name"),
         ({"basis": {"name": "wavelets"}}, "unknown basis 'wavelets'"),

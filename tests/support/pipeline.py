@@ -32,9 +32,9 @@ TINY = {
 }  # fmt: skip
 
 
-def run(project, *command, ok=True, counted=True):
-    path = f"{quick_python.folder(counted)}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    # Coverage would more than double the time that DVC itself takes. The stages may count in the quick python's server.
+def run(project, *command, ok=True):
+    path = f"{quick_python.folder()}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    # Coverage would more than double the time that DVC itself takes. The stages count in the quick python's server.
     own = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}
     environment = own | {"PATH": path} | GIT
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, encoding="utf-8", check=False)
@@ -74,11 +74,7 @@ def build(folder):
     run(folder, "git", "init", "-q")
     edit(folder, **TINY)
     # A fresh clone starts from the trained model.
-    assert not ran(run(folder, "dvc", "repro", counted=True)) & {
-        "train_digits",
-        "train_features@features",
-        "reference@digits",
-    }
+    assert not ran(run(folder, "dvc", "repro")) & {"train_digits", "train_features@features", "reference@digits"}
 
 
 def prune(path):

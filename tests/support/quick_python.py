@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-from functools import cache
 from pathlib import Path
 
 LARGE = ["torch", "diffusers", "diffusers.models.unets.unet_2d", "cleanfid.fid", "pydantic", "ruamel.yaml", "click"]
@@ -31,22 +30,21 @@ sys.exit(line.recv(1)[0])
 """
 
 
-@cache
-def folder(counted: bool = False) -> str:
-    """The folder of the quick `python`, for PATH; its server ends with this process.
+def folder() -> str:
+    """The folder of the quick `python`, for PATH; its server ends with this process."""
+    global _folder
+    if _folder is None:
+        _folder = tempfile.mkdtemp()
+        path = Path(_folder, "python")
+        path.write_text(CLIENT, encoding="utf-8")
+        path.chmod(0o755)
+        server = subprocess.Popen([sys.executable, __file__, _folder], stdout=subprocess.PIPE)
+        server.stdout.readline()
+        atexit.register(server.terminate)
+    return _folder
 
-    Args:
-        counted: whether coverage counts the lines that stages run, which takes half as long again.
-    """
-    place = tempfile.mkdtemp()
-    path = Path(place, "python")
-    path.write_text(CLIENT, encoding="utf-8")
-    path.chmod(0o755)
-    given = {name: value for name, value in os.environ.items() if counted or not name.startswith("COVERAGE_")}
-    server = subprocess.Popen([sys.executable, __file__, place], stdout=subprocess.PIPE, env=given)
-    server.stdout.readline()
-    atexit.register(server.terminate)
-    return place
+
+_folder = None
 
 
 def serve(folder):

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -26,28 +27,29 @@ class Basis:
 
     Attributes:
         shape: the shape of one weight.
+        axes: how many of a sample's last axes are transformed to frequencies.
     """
 
     shape: tuple[int, ...] = ()
+    axes: int = 0
 
     def check(self, x: Tensor) -> None:
         """Raises UserError if the weights do not go with samples x [B, ...]."""
 
     def to(self, x: Tensor) -> Tensor:
         """Samples [B, ...] in the basis in which the weights multiply them."""
-        return x
+        return transformed(x, self.axes)
 
     def back(self, x: Tensor) -> Tensor:
         """The inverse of `to`, and its adjoint: the bases are orthonormal."""
-        return x
+        return transformed(x, self.axes, back=True)
 
     def spread(self, weight: Tensor, x: Tensor) -> Tensor:
         """What multiplies samples x [B, ...] in the basis, from one weight [*shape] of their dtype and device."""
         return weight
 
     def gather(self, products: Tensor) -> Tensor:
-        """The adjoint of `spread`: sums over what has the same weight, [..., B, sample] to [..., B, *shape], for
-        products [K, B, ...]."""
+        """The adjoint of `spread`: the sums of products [K, B, ...] over what has the same weight, [K, B, *shape]."""
         return products.flatten(2).sum(2)
 
     def describe(self) -> dict[str, Any]:
@@ -77,13 +79,10 @@ class Bands(Basis):
 
     def __post_init__(self) -> None:
         whole("axes of the bands", self.axes, 1, MOST_AXES)
-        rising = all(a < b for a, b in zip((0.0, *self.edges), self.edges, strict=False)) if self._are_numbers() else 0
-        if not rising or len(self.edges) >= MOST_BANDS:
-            raise UserError(f"edges of bands must be rising positive numbers, fewer than {MOST_BANDS}, got "
+        plain = isinstance(self.edges, tuple) and all(is_number(edge) and math.isfinite(edge) for edge in self.edges)
+        if not plain or not 0 < len(self.edges) < MOST_BANDS or any(a >= b for a, b in pairwise((0.0, *self.edges))):
+            raise UserError(f"edges of bands must be 1 to {MOST_BANDS - 1} rising positive numbers, got "
                             f"{shown(self.edges)}")  # fmt: skip
-
-    def _are_numbers(self) -> bool:
-        return isinstance(self.edges, tuple) and all(is_number(edge) and math.isfinite(edge) for edge in self.edges)
 
     @property
     def shape(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -93,12 +92,6 @@ class Bands(Basis):
         if x.ndim != 2 + self.axes:
             raise UserError(f"this solver has weights by frequency over {self.axes} axes, for samples [B, channels, "
                             f"{self.axes} axes], got {list(x.shape)}")  # fmt: skip
-
-    def to(self, x: Tensor) -> Tensor:
-        return transformed(x, self.axes)
-
-    def back(self, x: Tensor) -> Tensor:
-        return transformed(x, self.axes, back=True)
 
     def spread(self, weight: Tensor, x: Tensor) -> Tensor:
         return weight[_band(self.edges, tuple(x.shape[-self.axes :]), x.device)]
@@ -141,12 +134,6 @@ class Arrays(Basis):
         if not fits or len(sample) < self.axes:
             raise UserError(f"this solver has weights of shape {list(own)}, which do not go with samples of shape "
                             f"{list(sample)}")  # fmt: skip
-
-    def to(self, x: Tensor) -> Tensor:
-        return transformed(x, self.axes)
-
-    def back(self, x: Tensor) -> Tensor:
-        return transformed(x, self.axes, back=True)
 
     def gather(self, products: Tensor) -> Tensor:
         return products.sum_to_size(*products.shape[:2], *self._padded(products.ndim - 2)).view(
