@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 from support import stage_process
-from support.every_stage import FORK, STAGES
+from support.every_stage import STAGES
+from support.forks import FORK
 from support.pipeline import edit
 
 pytestmark = pytest.mark.slow

@@ -1,6 +1,5 @@
 """Several processes give what one gives."""
 
-import multiprocessing
 import os
 import shutil
 import socket
@@ -12,17 +11,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 from support import ranks_process, waiting_process
+from support.forks import FORK
 from support.parameters import changed, mistake
 from support.pipeline import ROOT
 
 from s4spipe.pipeline import stage
 from s4spipe.runtime import distributed
 from s4spipe.runtime.errors import UserError
-
-FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(
-    ["support.waiting_process", "s4spipe.learning.refinement", "s4spipe.evaluation.fid", "diffusers.models"]
-)
 
 
 def together(work, world, folder):

@@ -1,7 +1,6 @@
 """Files appear whole or not at all; a full disk and a folder that cannot be written are told in one sentence."""
 
 import errno
-import multiprocessing
 import os
 import re
 import resource
@@ -16,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from support import finished, locking
+from support.forks import FORK
 
 from s4spipe.commands.cli import main
 from s4spipe.evaluation import thumbnails
@@ -24,8 +24,6 @@ from s4spipe.runtime import errors, files
 from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.scratch import SCRATCH, Scratch, alone
 
-FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["s4spipe.runtime.scratch"])
 NUMBERS = np.arange(40_000, dtype=np.uint8).reshape(40, 1, 25, 40)
 NOISY = np.random.default_rng(0).integers(0, 256, (9, 3, 64, 64), "uint8")
 

@@ -4,7 +4,8 @@ import signal
 
 import pytest
 from support import stage_process
-from support.every_stage import FORK, STAGES
+from support.every_stage import STAGES
+from support.forks import FORK
 
 pytestmark = pytest.mark.slow
 

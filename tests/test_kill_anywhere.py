@@ -13,7 +13,8 @@ import time
 import psutil
 import pytest
 from support import stage_process
-from support.every_stage import DIVIDED, FORK, STAGES
+from support.every_stage import DIVIDED, STAGES
+from support.forks import FORK
 
 pytestmark = pytest.mark.slow
 

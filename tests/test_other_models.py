@@ -2,7 +2,6 @@
 
 import csv
 import json
-import multiprocessing
 import os
 import shutil
 import sys
@@ -13,6 +12,7 @@ import pytest
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 from support import pipes, standins
+from support.forks import FORK
 from support.pipeline import ROOT, edit
 
 from s4spipe.pipeline import layout, presets, render
@@ -84,10 +84,6 @@ def unet(weights):
     return UNet2DModel(8, 3, 3, block_out_channels=(8,), norm_num_groups=4, layers_per_block=1,
                        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
 """
-FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(
-    ["support.uncounted", *(f"stages.{name}" for name in ("learn", "sample", "evaluate", "report")), "diffusers"]
-)
 
 
 def own_code(path, name):

@@ -1,7 +1,5 @@
 """Every stage at a tiny size, for the tests that run each of them in a forked process."""
 
-import multiprocessing
-
 # Its module and arguments, its outs, and what makes it short.
 RUN = "runs/digits"
 STAGES = {
@@ -35,12 +33,6 @@ STAGES = {
         *(f"{RUN}/report/figures/{name}.png" for name in ("fid", "loss-3", "samples-3", "coefficients-3")),
     ], {}),
 }  # fmt: skip
-FORK = multiprocessing.get_context("forkserver")
-# What the stages import, once for all the processes forked below.
-FORK.set_forkserver_preload(
-    ["support.uncounted", *(f"stages.{arguments[0]}" for arguments, _, _ in STAGES.values()),
-     "diffusers.models.unets.unet_2d"]
-)  # fmt: skip
 # Those that several processes can share.
 DIVIDED = ("real", "reference", "search", "teacher_pairs", "learn", "learn alternating", "fit", "refine", "sample",
            "evaluate")  # fmt: skip

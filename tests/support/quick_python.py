@@ -12,6 +12,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 LARGE = ["torch", "diffusers", "diffusers.models.unets.unet_2d", "cleanfid.fid", "pydantic", "ruamel.yaml", "click"]
@@ -30,21 +32,27 @@ sys.exit(line.recv(1)[0])
 """
 
 
-def folder() -> str:
-    """The folder of the quick `python`, for PATH; its server ends with this process."""
-    global _folder
-    if _folder is None:
-        _folder = tempfile.mkdtemp()
-        path = Path(_folder, "python")
-        path.write_text(CLIENT, encoding="utf-8")
-        path.chmod(0o755)
-        server = subprocess.Popen([sys.executable, __file__, _folder], stdout=subprocess.PIPE)
-        server.stdout.readline()
-        atexit.register(server.terminate)
-    return _folder
+@lru_cache
+def folder(counted: bool = True) -> str:
+    """The folder of a quick `python`, for PATH; its server ends with this process.
+
+    Without `counted`, coverage does not count the lines that are run.
+    """
+    folder = tempfile.mkdtemp()
+    path = Path(folder, "python")
+    path.write_text(CLIENT, encoding="utf-8")
+    path.chmod(0o755)
+    environment = os.environ if counted else uncounted(os.environ)
+    server = subprocess.Popen([sys.executable, __file__, folder], stdout=subprocess.PIPE, env=environment)
+    assert server.stdout is not None
+    server.stdout.readline()
+    atexit.register(server.terminate)
+    return folder
 
 
-_folder = None
+def uncounted(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what makes coverage count a process."""
+    return {key: value for key, value in environment.items() if not key.startswith("COVERAGE_")}
 
 
 def serve(folder):
