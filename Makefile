@@ -40,9 +40,12 @@ show: .venv/installed
 	@$(BIN)/dvc exp show --only-changed --no-pager --drop 'gap|/|Created|State|Executor'
 
 # One thread a process: a core that has done its tests takes some of another's, and torch would use all cores in each.
+# The slow tests often wait for a process or a queue: one more than there are cores keeps these busy. Hundreds of stages
+# are started, so that what Python has compiled should be kept.
+unexport PYTHONDONTWRITEBYTECODE
 test: .venv/installed lint
 	$(if $(SLOW),$(BIN)/coverage erase)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal $(if $(SLOW),,-m "not slow")
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(if $(SLOW),$$(($$(getconf _NPROCESSORS_ONLN) + 1)),auto) --dist worksteal $(if $(SLOW),,-m "not slow")
 	$(if $(SLOW),$(BIN)/coverage combine --quiet)
 	$(if $(SLOW),$(BIN)/coverage report)
 

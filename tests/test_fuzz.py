@@ -184,11 +184,25 @@ class Left:
 
 def weights(folder):
     """The description in a file of tensors, of a network of each kind that s4spipe writes."""
+    from support import standins
+
     from s4spipe.features.digits import load as load_features
     from s4spipe.models import load
+    from s4spipe.models.diffusers.prompts import Prompts
 
-    known = {"digits": lambda path: load({"weights": str(path)}), "features": lambda path: load_features(str(path), "")}
-    whole = {name: read_tensors(ROOT / f"models/{name}.safetensors") for name in known}
+    def prompts(path):
+        there = Prompts(path)
+        assert there.rows(torch.arange(len(there)), torch.empty(0))["embeds"].shape == (3, 2, 4)
+
+    known = {
+        "digits": lambda path: load({"weights": str(path)}),
+        "features": lambda path: load_features(str(path), ""),
+        "edm": lambda path: load({"kind": "edm", "weights": str(path), "condition": "none"}),
+        "prompts": prompts,
+    }
+    whole = {name: read_tensors(ROOT / f"models/{name}.safetensors") for name in ("digits", "features")}
+    whole["edm"] = read_tensors(standins.edm(folder / "whole.safetensors"))
+    whole["prompts"] = ({"embeds": torch.randn(4, 2, 4)}, {"count": 3, "guided": True, "model": {"kind": "diffusers"}})
 
     def attempt(rng):
         name = rng.choice(list(known))

@@ -73,7 +73,13 @@ class Prompts:
                             "`dvc repro`")  # fmt: skip
         about = read_about(path)
         self.count, self.null_condition = about["count"], about["count"] if about["guided"] else None
-        self.file = safe_open(path, framework="pt")
+        self.file, rows = safe_open(path, framework="pt"), self.count + about["guided"]
+        for key in {"embeds", *self.file.keys()}:
+            if key not in self.file.keys():  # noqa: SIM118
+                raise UserError(f"{path}: holds no embeddings; make it again with `dvc repro -f prompts`")
+            if (there := self.file.get_slice(key).get_shape()[:1]) != [rows]:
+                raise UserError(f"{path}: {key} must hold {rows} embeddings, got {there}; make it again with "
+                                "`dvc repro -f prompts`")  # fmt: skip
 
     def __len__(self) -> int:
         return self.count
@@ -89,6 +95,7 @@ class Prompts:
 
 def read_about(path: str | Path) -> dict:
     about = read_tensors(path, tensors=False)[1]
-    if not isinstance(about, dict) or set(about) != {"count", "guided", "model"}:
+    known = isinstance(about, dict) and set(about) == {"count", "guided", "model"}
+    if not known or type(about["count"]) is not int or type(about["guided"]) is not bool or about["count"] < 1:
         raise UserError(f"{path}: not a file of the stage prompts; make it again with `dvc repro -f prompts`")
     return about
