@@ -5,7 +5,6 @@ pipe.scheduler = S4SScheduler.from_classical("unipc_bh2", "logsnr", 8, pipe.sche
 pipe(..., num_inference_steps=8)
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from s4spipe.runtime import checks
 from s4spipe.runtime.checks import whole
 from s4spipe.runtime.errors import UserError, needs, shown
 from s4spipe.sampling.loop import check_finite
-from s4spipe.sampling.tableau import Tableau
+from s4spipe.sampling.tableau import Tableau, project
 from s4spipe.solvers import registry, timesteps
 
 with needs("diffusers", "s4spipe.scheduler"):
@@ -120,7 +119,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             UserError: if `solver` is not a solver, or was made for another noise schedule.
         """
         if repo is not None:
-            solver = _from_project(str(solver), repo, rev)
+            solver = project.read(str(solver), repo, rev)
         elif not isinstance(solver, Tableau):
             if not isinstance(solver, str | Path):
                 raise UserError(f"solver must be a tableau, or the path of a file or a folder, got {shown(solver)}")
@@ -309,26 +308,6 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps
-
-
-def _from_project(path: str, repo: str, rev: str | None) -> Tableau:
-    """A solver's file from another DVC project, as `dvc get` would fetch it."""
-    from dvc import api
-    from dvc.exceptions import DvcException
-
-    try:
-        text = api.read(path, repo=repo, rev=rev)
-    except (DvcException, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(
-            f"{repo}: no {path} can be read from that project{f' at {rev}' if rev else ''} ({reason[0]})"
-        ) from None
-    try:
-        return Tableau.from_dict(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} of {repo}: not valid JSON ({error})") from None
-    except UserError as error:
-        raise UserError(f"{path} of {repo}: {error}") from None
 
 
 def _from_folder(cls: type[S4SScheduler], folder: str) -> S4SScheduler:

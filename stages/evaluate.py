@@ -7,7 +7,7 @@ import click
 import numpy as np
 
 from s4spipe.evaluation import clip, fid, thumbnails, trajectories
-from s4spipe.features.base import frechet, loading
+from s4spipe.features.base import frechet
 from s4spipe.pipeline import stage
 from s4spipe.pipeline.layout import NONE, Cell
 from s4spipe.pipeline.schema import Params
@@ -25,7 +25,7 @@ def main(params: Params, solver: str, nfe: int) -> None:
     count = None if settings.count == "all" else settings.count
     samples = read_array(places.samples(cell, "images.npy"))[:count]
     device = stage.device(params)
-    net = loading.load(settings.network, settings.features, device, settings.mode)
+    net = stage.features_network(params, "fid", device)
     features = fid.features(samples, net, device)
     if not distributed.is_main():
         return

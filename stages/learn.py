@@ -6,9 +6,8 @@ import click
 import torch
 
 import s4spipe
-from s4spipe.features.base import loading
-from s4spipe.learning import adam, distance, families, gauss_newton, starts
-from s4spipe.learning.families import LMS, Family, Times
+from s4spipe.learning import adam, distance, frequency, gauss_newton, starts
+from s4spipe.learning.families import LMS, Banded, Family, Times
 from s4spipe.learning.pairs import Pairs
 from s4spipe.learning.task import COEFFICIENTS, TIMES, Task, check_history, plain
 from s4spipe.pipeline import resolve, stage
@@ -18,6 +17,7 @@ from s4spipe.runtime import distributed
 from s4spipe.runtime.files import write_json
 from s4spipe.runtime.scratch import Scratch, fingerprint, signature
 from s4spipe.sampling.tableau import Tableau, load_all
+from s4spipe.sampling.tableau.basis import Basis
 
 
 @stage.divided
@@ -30,7 +30,7 @@ def main(params: Params, folder: str, name: str, nfe: int) -> None:
     training = Pairs.load(places.pairs("train"), denoiser.device, settings.pairs)
     validation = Pairs.load(places.pairs("validation"), denoiser.device, settings.validation_pairs)
     seeing = params.perceptual if settings.distance == "perceptual" else None
-    net = loading.load(seeing.network, seeing.weights, denoiser.device) if seeing else None
+    net = stage.features_network(params, "perceptual", denoiser.device) if seeing else None
     distance_fn = distance.build(settings.distance, net, denoiser.decode)
     trial = training.take(torch.arange(min(starts.TRIAL_PAIRS, len(training))))
     micro_batch_size = params.run.micro_batch_size
@@ -41,7 +41,8 @@ def main(params: Params, folder: str, name: str, nfe: int) -> None:
     candidates = load_all(places.starts(cell))
     starts.check_noise(candidates, denoiser.noise_schedule)
     start = starts.choose(candidates, loss)
-    student = student_of(settings, start)  # stays on the CPU: a few dozen numbers
+    basis = frequency.bands(training.x_0, settings.bands)
+    student = student_of(settings, start, basis)  # stays on the CPU: a few dozen numbers
     files = [params.model.weights, places.starts(cell), places.pairs("train"), places.pairs("validation")]
     files += [seeing.weights] if seeing else []
     model, block = dataclasses.asdict(stage.model_settings(params)), settings.model_dump()
@@ -71,13 +72,13 @@ def main(params: Params, folder: str, name: str, nfe: int) -> None:
     scratch.clear()
 
 
-def student_of(settings: Learner, start: Tableau) -> Family:
+def student_of(settings: Learner, start: Tableau, basis: Basis) -> Family:
     """The family to learn. Raises UserError for a start that it cannot have."""
     times = None
     if settings.family != "free" and settings.learns != "coefficients":
         times = Times(start.noise, start.t, settings.decoupling)
     options = {key: getattr(settings, key) for key in ("order", "consistent", "shared")}
-    student = families.make(settings.family, start, times, **options)
+    student = Banded.of(settings.family, start, times, basis, **options)
     if settings.gaussian and isinstance(student, LMS):
         student.randomise(settings.seed)
     return student

@@ -5,7 +5,6 @@ import dataclasses
 import torch
 
 from s4spipe.evaluation import fid
-from s4spipe.features.base import loading
 from s4spipe.pipeline import stage
 from s4spipe.pipeline.layout import Cell
 from s4spipe.pipeline.schema import Params
@@ -27,9 +26,9 @@ def main(params: Params) -> None:
 
 def of_the_model(params: Params) -> None:
     settings, places, denoiser = params.reference, stage.layout(params), stage.load_model(params)
-    net = loading.load(params.fid.network, params.fid.features, denoiser.device, params.fid.mode)
+    net = stage.features_network(params, "fid", denoiser.device)
     solver = places.table(Cell("reference", settings.nfe))
-    determinants = (settings.model_dump(), params.fid.network, params.fid.mode)
+    determinants = (settings.model_dump(), params.fid.network, params.fid.source, params.fid.mode)
     files = (params.model.weights, params.fid.features, solver)
     model = dataclasses.asdict(stage.model_settings(params))
     scratch = Scratch(fingerprint("reference", model, *determinants, files=files))

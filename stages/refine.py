@@ -5,7 +5,6 @@ import dataclasses
 import click
 from torch import Tensor
 
-from s4spipe.features.base import loading
 from s4spipe.learning import refinement
 from s4spipe.learning.families import Free
 from s4spipe.learning.pairs import Pairs
@@ -27,11 +26,11 @@ def main(params: Params, name: str, nfe: int) -> None:
     denoiser = stage.load_model(params, channels_last=True)
     training = Pairs.load(places.pairs("train"), denoiser.device, settings.pairs)
     validation = Pairs.load(places.pairs("validation"), denoiser.device, settings.validation_pairs)
-    net = loading.load(seeing.network, seeing.weights, denoiser.device)
+    net = stage.features_network(params, "perceptual", denoiser.device)
     fitted, _ = places.learned("fits", cell)
     files = (params.model.weights, fitted, seeing.weights, places.pairs("train"), places.pairs("validation"))
     model, block = dataclasses.asdict(stage.model_settings(params)), settings.model_dump()
-    scratch = Scratch(fingerprint("refine", nfe, block, model, files=files))
+    scratch = Scratch(fingerprint("refine", nfe, block, seeing.model_dump(), model, files=files))
     start = Tableau.load(fitted)
     student = Free(start)
 

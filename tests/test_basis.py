@@ -1,10 +1,13 @@
 """Weights by frequency: the basis, the table, sampling, derivatives, and data for which they are exact."""
 
+import json
 import math
+from hashlib import sha256
 
 import diffusers
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,7 +42,10 @@ def denoise(x, t, condition=None):
     return torch.tanh(x / (1 + t.view(-1, *[1] * (x.ndim - 1)) ** 2)) + 0.1 * x.roll(1, -1)
 
 
-BASES = {"bands": Bands((1.0, 2.5)), "pixels": Arrays((4, 6), 0), "frequencies": Arrays((4, 6)),
+TURNED = tuple(map(tuple, torch.linalg.qr(drawn(3, 3))[0].tolist()))
+BASES = {"bands": Bands((1.0, 2.5)), "components": Bands(((0.0, 1.0), (0.7, 1.5), (1.0, math.inf)), 2, TURNED),
+         "own edges": Bands(((0.5,), (1.0,), (1.5,))), "mixed": Bands((1.0,), 2, TURNED),
+         "pixels": Arrays((4, 6), 0), "frequencies": Arrays((4, 6)),
          "channels": Arrays((3, 1, 1), 0), "everything": Arrays((3, 4, 6))}  # fmt: skip
 
 
@@ -65,10 +71,10 @@ def test_bands_are_cycles_per_side_whatever_the_size():
     basis = Bands((1.0, 2.0))
     weight = torch.tensor([1.0, 2.0, 3.0])
     small, large = (basis.spread(weight, torch.zeros(1, 1, n, 2 * n)) for n in (4, 8))
-    assert small.tolist()[0] == [1, 1, 2, 2, 3, 3, 3, 3]  # 0, 1/2, 1, 3/2, 2, ... cycles
-    assert torch.equal(large[:4, :8], small)
-    assert small[2, 0] == 2  # 1 cycle is in the band above the edge
-    assert small[1, 1] == 1  # sqrt(2) / 2 cycles
+    assert small[0].tolist()[0] == [1, 1, 2, 2, 3, 3, 3, 3]  # 0, 1/2, 1, 3/2, 2, ... cycles
+    assert torch.equal(large[:, :4, :8], small)
+    assert small[0, 2, 0] == 2  # 1 cycle is in the band above the edge
+    assert small[0, 1, 1] == 1  # sqrt(2) / 2 cycles
 
 
 @pytest.mark.parametrize("basis", BASES.values(), ids=BASES)
@@ -93,6 +99,72 @@ def test_a_table_is_saved_and_loaded_and_samples_the_same(basis, tmp_path):
     x_T = noise.sigma_T * drawn(2, 3, 4, 6)
     assert torch.equal(sample(denoise, again, x_T), sample(denoise, table, x_T))
     assert ('"schema": 3' in (tmp_path / "solver.json").read_text()) is (basis is not PLAIN)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A solver with arrays of weights, and its two files."""
+    table = banded(NOISES["ve"], Arrays((3, 4, 6)))
+    table.save(tmp_path / "solver.json")
+    (arrays,) = tmp_path.glob("*.safetensors")
+    return table, tmp_path / "solver.json", arrays
+
+
+def test_arrays_go_into_a_file_beside_the_solvers_own(saved, tmp_path):
+    table, path, arrays = saved
+    assert Tableau.load(path).to_dict() == table.to_dict()
+    text = path.read_text()
+    assert len(text) < 3000
+    assert f'"file": "{arrays.name}"' in text
+    table.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_text() == text.replace("solver-", "again-")
+    Tableau.from_dict(table.to_dict()).save(path)  # in its place
+    assert path.read_text() == text
+    assert [file.name for file in tmp_path.glob("solver*")] in ([path.name, arrays.name], [arrays.name, path.name])
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ({"file": "../x.safetensors", "sha256": "0"}, "in the solver's own folder, got '../x.safetensors'"),
+        ({"file": "/etc/x.safetensors", "sha256": "0"}, "in the solver's own folder"),
+        ({"file": "x.pt", "sha256": "0"}, "must name a .safetensors file"),
+        ({"file": "x.safetensors", "sha256": "0"}, r"x\.safetensors: no such file"),
+        ({"file": "x.safetensors"}, "must have the file's name and its sha256"),
+        ({"file": 3, "sha256": "0"}, "must have the file's name and its sha256"),
+        (None, "must have the file's name and its sha256"),
+        ([], "must have the file's name and its sha256"),
+    ],
+)
+def test_another_entry_for_arrays_is_told(saved, entry, says):
+    _, path, _ = saved
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"arrays": entry}))
+    with pytest.raises(UserError, match=says):
+        Tableau.load(path)
+
+
+def test_arrays_that_are_not_the_solvers_are_told(saved):
+    _, path, arrays = saved
+    content = arrays.read_bytes()
+    for wrong in (b"", content[:-1], content[:-1] + b"x"):
+        arrays.write_bytes(wrong)
+        with pytest.raises(UserError, match=rf"{arrays.name}: not the arrays .*sha256"):
+            Tableau.load(path)
+    data = json.loads(path.read_text())
+    for tensors, says in (
+        ({"c": torch.zeros(3)}, "must hold the arrays c_0, c, W"),
+        ({name: torch.zeros(3) for name in ("c_0", "c", "W")}, "entry c must be"),
+        ({name: torch.zeros(()) for name in ("c_0", "c", "W")}, "entry c must be|nfe must be"),
+        ({"c_0": torch.ones(3, 4, 6), "c": torch.ones(3, 3, 4, 6), "W": torch.ones(3, 3, 3, 4, 6)}, "float64"),
+    ):
+        wrong = safetensors.torch.save(tensors)
+        arrays.write_bytes(wrong)
+        path.write_text(json.dumps(data | {"arrays": {"file": arrays.name, "sha256": sha256(wrong).hexdigest()}}))
+        with pytest.raises(UserError, match=says):
+            Tableau.load(path)
+    arrays.unlink()
+    with pytest.raises(UserError, match=rf"{arrays.name}: no such file"):
+        Tableau.load(path)
 
 
 def test_weights_that_are_all_the_same_are_plain_ones():
@@ -197,6 +269,13 @@ def test_the_scheduler_makes_what_the_loop_makes(basis):
         ({"basis": {"name": "bands", "axes": 2, "edges": []}}, "1 to 999 rising positive numbers"),
         ({"basis": {"name": "bands", "axes": 4, "edges": [1, 2]}}, "at most 3"),
         ({"basis": {"name": "bands", "axes": 2}}, "must have the keys axes, edges, name"),
+        ({"basis": {"name": "bands", "axes": 2, "edges": [[1, 2], [1]]}}, "2 rising numbers for each channel"),
+        ({"basis": {"name": "bands", "axes": 2, "edges": [[1, 2], [2, 1]]}}, "2 rising numbers for each channel"),
+        ({"basis": {"name": "bands", "axes": 2, "edges": [1, None]}}, "rising positive numbers"),
+        ({"basis": {"name": "bands", "axes": 2, "edges": [[-1, 2]]}}, "2 rising numbers for each channel"),
+        ({"basis": {"name": "bands", "axes": 2, "edges": [1, 2], "mixing": [[1, 1], [0, 1]]}}, "orthonormal matrix"),
+        ({"basis": {"name": "bands", "axes": 2, "edges": [1, 2], "mixing": [[1], [0, 1]]}}, "orthonormal matrix"),
+        ({"basis": {"name": "bands", "axes": 2, "edges": [[1, 2]] * 3, "mixing": [[1, 0], [0, 1]]}}, "each of the 2"),
         ({"basis": {"name": "wavelets"}}, "unknown basis 'wavelets'"),
         ({"basis": 3}, "an object with a name"),
         ({"basis": {"name": "bands", "axes": 2, "edges": [1]}}, r"entry c must be a list of lists of the shape \[2\]"),
@@ -220,6 +299,8 @@ def test_data_of_another_rank_or_size_are_refused():
         UserError, match=r"weights of shape \[4, 6\], which do not go with samples of shape \[3, 5, 6\]"
     ):
         sample(denoise, banded(noise, Arrays((4, 6))), noise.sigma_T * drawn(2, 3, 5, 6))
+    with pytest.raises(UserError, match=r"for samples of 3 channels, got \[2, 4, 4, 6\]"):
+        sample(denoise, banded(noise, BASES["components"]), noise.sigma_T * drawn(2, 4, 4, 6))
     with pytest.raises(UserError, match="a basis, got 'bands'"):
         banded(noise, PLAIN).__class__(**vars(banded(noise, PLAIN)) | {"basis": "bands"})
     assert from_description(PLAIN.describe()) is PLAIN

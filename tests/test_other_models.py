@@ -79,6 +79,11 @@ def edm_like():
     return Net()
 
 
+def features(weights):
+    torch.manual_seed(1)
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(144, 16))
+
+
 def unet(weights):
     torch.manual_seed(0)
     return UNet2DModel(8, 3, 3, block_out_channels=(8,), norm_num_groups=4, layers_per_block=1,
@@ -180,11 +185,14 @@ def test_every_stage_runs_on_other_models(name, clone):
     np.save(clone / "data/real.npy", rng.integers(0, 256, (20, 3, 8, 8), dtype=np.uint8))
     settings = TOY | {"sample": {"count": 20}}
     edit(clone, **settings)
-    prompted = model.get("condition") == "prompts"
+    prompted, own = model.get("condition") == "prompts", {"network": "callable", "source": "my_model:features"}
+    seeing = {"network": "inception", "features": "models/inception.pt"}
+    if model.get("source") == "my_model:edm_like":
+        seeing = own | {"features": "my_model.py"}
+        edit(clone, perceptual=own | {"weights": "my_model.py"}, learner_defaults={"distance": "perceptual"})
     edit(clone, model=model | {"name": "mine", "weights": "models/mine"},
          prompts="inputs/prompts/examples.txt" if prompted else layout.NONE,
-         fid={"network": "inception", "features": "models/inception.pt", "real": "data/real.npy",
-              **({"clip": "models/clip"} if prompted else {})},
+         fid={**seeing, "real": "data/real.npy", **({"clip": "models/clip"} if prompted else {})},
          starts={name: {"schedules": ["logsnr"]} for name in ("s4s", "s4s_alt")}, reference={"schedule": "logsnr"},
          classical_schedules={"ddim": "logsnr"})  # fmt: skip
     run_all(clone, *(stage.cmd for stage in in_order(clone)))

@@ -26,7 +26,9 @@ PLUMBING = {
     "s4spipe/runtime/checks.py",  # refuses what is wrong, and changes nothing
     "s4spipe/runtime/errors.py",  # the sentences for mistakes
     "s4spipe/runtime/files.py",  # reads and writes what it is given, whole or not at all
+    "s4spipe/runtime/distributed.py",  # divides work; the results are those of one process, as tests prove
     "s4spipe/runtime/scratch.py",  # keeps what a stage has done; its entries go by a fingerprint of all code
+    "s4spipe/runtime/user_code.py",  # imports the user's own function, and calls it
     "s4spipe/pipeline/params.py",  # refuses parameters; those that it lets through are dependencies themselves
     "s4spipe/pipeline/schema.py",  # types, and defaults that params.yaml spells out
     "s4spipe/pipeline/layout.py",  # paths, which dvc.yaml has too
@@ -34,10 +36,9 @@ PLUMBING = {
     "stages/__init__.py",  # refuses files that hide a library
     STAGE,  # starts processes and ends them; what its other functions load is followed, function by function
 }
-STARTS_PROCESSES = "s4spipe/runtime/distributed.py"  # in STAGE no more than that; its sums are made elsewhere
 # These import a package by a name that the parameters give.
 MODELS, NETWORKS = BY_NAME = ("s4spipe/models/base/loading.py", "s4spipe/features/base/loading.py")
-OF_THE_USER = "s4spipe/models/callable/__init__.py"  # imports the user's own module
+OF_THE_USER = "s4spipe/runtime/user_code.py"
 
 
 @cache
@@ -63,7 +64,7 @@ def reached(module: str, kinds: frozenset[str], networks: frozenset[str]) -> fro
         if path in BY_NAME:
             waiting += chosen[path]
         if functions := imports.used(path, STAGE):
-            waiting += imports.behind(STAGE, functions) - {STARTS_PROCESSES}
+            waiting += imports.behind(STAGE, functions)
         if (ROOT / path).with_suffix(".csv").exists():  # data of the module
             seen.add(str(Path(path).with_suffix(".csv")))
     return frozenset(path for path in seen if path.endswith(".csv") or not imports.only_imports(path))

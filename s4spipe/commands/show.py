@@ -1,6 +1,5 @@
 """A solver's file in words and columns."""
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,14 +49,23 @@ def describe(table: Tableau, width: int = 100) -> str:
 def _parts(table: Tableau) -> Iterator[tuple[str, Tensor, Tensor]]:
     """What follows the title of a matrix of weights, c [N] and W [N, N]: for all of a sample, or for each band."""
     if isinstance(table.basis, Bands):
-        limits = ["0", *(f"{edge:g}" for edge in table.basis.edges), "..."]
-        for band, (low, high) in enumerate(itertools.pairwise(limits)):
-            yield f", {low} to {high} cycles per side", table.c[:, band], table.W[:, :, band]
+        for band in range(*table.basis.shape):
+            yield f", {_where(table.basis, band)}", table.c[:, band], table.W[:, :, band]
     elif isinstance(table.basis, Arrays):
         axes = tuple(range(1, table.c.ndim))
         yield (f", means of arrays {list(table.basis.shape)}", table.c.mean(axes), table.W.mean([a + 1 for a in axes]))
     else:
         yield "", table.c, table.W
+
+
+def _where(bands: Bands, band: int) -> str:
+    """Where a band lies: from and to which frequency, or in how many components of the channels."""
+    rows = [[f"{edge:g}" for edge in (0.0, *row)] + ["..."] for row in bands.rows]
+    spans = [f"{row[band]} to {row[band + 1]}" for row in rows if row[band] not in (row[band + 1], "inf")]
+    if len(rows) == 1:
+        return f"{spans[0]} cycles per side"
+    shown = "; ".join(spans[:3]) + ("; ..." if len(spans) > 3 else "")
+    return f"{shown} cycles per side in {len(spans)} of {len(rows)} components of the channels"
 
 
 def _is_long(value: object) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from s4spipe.evaluation import pictures
 from s4spipe.evaluation.fid import MOST, batch_features, checked, features, statistics, whole
+from s4spipe.features.callable import Features
 from s4spipe.runtime import distributed
 from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.files import missing, read_array, read_floats, read_tensors
@@ -40,6 +41,9 @@ def read(path: str, net: Any, device: torch.device, about: Mapping[str, Any] | N
         seen = _of_folder(file, net, device)
     elif suffix == ".npy":
         seen = features(_images(path), net, device)
+    elif suffix in (".npz", ".safetensors") and isinstance(net, Features):
+        raise UserError(f"{path}: whether statistics are those of a network of your own cannot be checked; name the "
+                        "images themselves")  # fmt: skip
     elif suffix in (".npz", ".safetensors"):
         return _known(path, _width(net, device), about or {})
     else:
@@ -50,7 +54,7 @@ def read(path: str, net: Any, device: torch.device, about: Mapping[str, Any] | N
 
 
 def _width(net: Any, device: torch.device) -> int:
-    """The number of features, of a black image of 8x8 pixels, which every network here can see."""
+    """The number of features, of a black image of 8x8 pixels, which every other network here can see."""
     return batch_features(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), net, device).shape[1]
 
 

@@ -27,6 +27,9 @@ from s4spipe.sampling.tableau import Tableau
 PROBES = 2  # random vectors v per pair
 DAMPINGS = 6  # dampings to try, each larger, before a step is given up
 FIRST_DAMPING, LEAST_DAMPING = 1e-2, 1e-5
+KEPT = (
+    0.7  # of the past steps' curvature, for weights by frequency: a step's own probes are too few for so many numbers
+)
 AVERAGED = 3  # best steps whose mean is tried at the end
 
 
@@ -132,7 +135,8 @@ def fit(task: Task, learns: tuple[str, ...], distance: DistanceFn, batch_size: i
         loss = validate(parameters.table())
         first = {"epoch": 0, "learns": "", "train": None, "validation": loss, "evaluations": 0}
         best = [(loss, parameters.get())]
-        state = {"now": parameters.get(), "best": best, "damping": FIRST_DAMPING, "history": [first]}
+        state = {"now": parameters.get(), "best": best, "damping": FIRST_DAMPING, "history": [first], "curvature": None}
+    kept = KEPT if student().basis.shape else 0.0
     history, damping = state["history"], state["damping"]
     parameters.put(state["now"])
     distributed.barrier()  # all have read how far the fit was before one goes on
@@ -143,6 +147,8 @@ def fit(task: Task, learns: tuple[str, ...], distance: DistanceFn, batch_size: i
         order = torch.randperm(len(training), generator=torch.Generator().manual_seed(number))
         batch, before = training.take(order[:batch_size]), parameters.get()
         start, gradient, curvature = problem.linearised(batch, number)
+        if kept and state["curvature"] is not None:
+            curvature = kept * state["curvature"] + (1 - kept) * curvature
         spent = len(batch) * adjoint.evaluations(student.nfe, 1 + PROBES)
         floor = 1e-2 * curvature.diag().max() + 1e-30  # parameters with little effect take small steps
         for _ in range(DAMPINGS):
@@ -162,6 +168,7 @@ def fit(task: Task, learns: tuple[str, ...], distance: DistanceFn, batch_size: i
         history.append(row)
         bar.set_postfix(validation=f"{row['validation']:.2e}")
         state = {"now": parameters.get(), "best": best, "damping": damping, "history": history}
+        state["curvature"] = curvature if kept else None
         if distributed.is_main():
             task.scratch.save("fit", state)
 

@@ -100,6 +100,11 @@ def _check_model(params: Params, root: Path) -> None:
         raise UserError(f"model.condition: prompts are for text-to-image models of kind diffusers, not {model.kind}")
     if params.reference.source == "real" and params.fid.real == NONE:
         raise UserError("reference.source: real needs real images, named in fid.real")
+    for name in ("perceptual", "fid"):
+        block = getattr(params, name)
+        if (block.network == "callable") != (block.source != "none"):
+            raise UserError(f"{name}.source: must be module:function if {name}.network is callable, and none "
+                            f"otherwise, got {shown(block.source)}")  # fmt: skip
     if params.fid.clip and params.prompts == NONE:
         raise UserError("fid.clip: a CLIP score needs prompts; leave it out")
 
@@ -154,6 +159,10 @@ def _check_learner(key: str, learner: Learner) -> None:
         raise UserError(f"{key}.{error}") from None
     if learner.gaussian and learner.family not in ("lms", "pc"):
         raise UserError(f"{key}.gaussian: only for the families lms and pc, not {learner.family}")
+    if learner.gaussian and learner.bands != 1:
+        raise UserError(f"{key}.bands: must be 1 if coefficients start from N(0, 1) (gaussian), got {learner.bands}")
+    if learner.family == "fixed" and learner.bands != 1:
+        raise UserError(f"{key}.bands: the family fixed has no weights of its own, got {learner.bands}; make it 1")
     if learner.family == "fixed" and learner.learns != "times":
         raise UserError(f"{key}.learns: the family fixed has only times to learn, got {learner.learns}; make it times")
     if learner.family == "free" and learner.learns != "joint":

@@ -17,8 +17,8 @@ from s4spipe.runtime.files import atomic, write_text
 
 FOLDER = files("s4spipe") / "presets"
 # What belongs to a model, and so comes with its preset: these blocks and keys, whatever the user had there.
-OF_THE_MODEL = ("model", "fetch", "prompts", "perceptual", "fid.network", "fid.mode", "fid.features", "fid.real",
-                "fid.clip", "reference.source")  # fmt: skip
+OF_THE_MODEL = ("model", "fetch", "prompts", "perceptual", "fid.network", "fid.source", "fid.mode", "fid.features",
+                "fid.real", "fid.clip", "reference.source")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Epochs = Annotated[int, Field(ge=0, le=10**9)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Bands = Annotated[int, Field(ge=1, le=64)] | Literal["auto"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -171,7 +172,8 @@ class Teacher(Block):
 
 
 class Perceptual(Block):
-    network: Annotated[str, _one_of("perceptual network", FOR_DISTANCE)] = key("digits", "digits, lpips")
+    network: Annotated[str, _one_of("perceptual network", FOR_DISTANCE)] = key("digits", "digits, lpips, callable")
+    source: Origin = key("none", "module:function that returns the network, for callable")
     weights: File = key(FEATURES_WEIGHTS["perceptual"], "must not be the network that FID uses")
 
 
@@ -194,6 +196,7 @@ class Learner(Block):
     consistent: bool = key(False, "rows of coefficients keep their sum")
     shared: bool = key(False, "all steps share the same corrections")
     gaussian: bool = key(False, "coefficients start from N(0, 1)")
+    bands: Bands = key(1, "bands of frequencies with weights of their own; auto: by the samples' power spectrum")
     decoupling: Annotated[float, Field(ge=0, le=0.5)] = key(
         0.5, "how far a network time may be from its step, as a fraction of the smallest step"
     )
@@ -203,10 +206,7 @@ class Learner(Block):
     batch_size: Count = key(20)
     optimizer: Literal["adam", "gauss_newton"] = key("adam", "adam or gauss_newton (`epochs` are then its steps)")
     learning_rate: Positive = key(0.03, "Adam only")
-    radius: NonNegative = key(
-        0.02,
-        "Adam only: noises may move by radius * dim(x) * m^(-5/2) sigma_T, for m coefficients; 0: they do not move",
-    )
+    radius: NonNegative = key(0.02, "Adam only: noises may move by radius * dim(x) * m^(-5/2) sigma_T, m coefficients")
     warmup_epochs: Epochs = key(2, "Adam only: epochs on the times alone, before alternating or joint epochs")
     alternations: Epochs = key(8, "Adam only: how often times and coefficients alternate")
     epochs: Epochs = key(1, "in all; if alternating, in each half of an alternation")
@@ -236,7 +236,8 @@ class Reference(Block):
 
 class Fid(Block):
     count: Count | Literal["all"] = key("all", "number of samples to use, or all")
-    network: Annotated[str, _one_of("features network", FOR_FID)] = key("digits", "digits, inception")
+    network: Annotated[str, _one_of("features network", FOR_FID)] = key("digits", "digits, inception, callable")
+    source: Origin = key("none", "module:function that returns the network, for callable")
     mode: Annotated[str, _one_of("mode of FID", MODES)] = key(
         "clean", "how images are resized for Inception: clean, legacy_tensorflow"
     )

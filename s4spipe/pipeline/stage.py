@@ -9,10 +9,11 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from inspect import unwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from s4spipe.features.base import loading
 from s4spipe.models.base.denoiser import Denoiser
 from s4spipe.models.base.loading import load
 from s4spipe.models.base.settings import ModelSettings
@@ -82,6 +83,15 @@ def model_settings(params: Params) -> ModelSettings:
 def load_model(params: Params, *, channels_last: bool = False) -> Denoiser:
     """The model of params.yaml on its device."""
     return load(model_settings(params), device(params), compiled=params.run.compile, channels_last=channels_last)
+
+
+def features_network(params: Params, block: Literal["fid", "perceptual"], where: torch.device) -> Any:
+    """The features network that a block of params.yaml names: for FID, or to learn with."""
+    key = f"{block}.source"
+    if block == "perceptual":
+        seeing = params.perceptual
+        return loading.load(seeing.network, seeing.weights, where, source=seeing.source, key=key)
+    return loading.load(params.fid.network, params.fid.features, where, params.fid.mode, params.fid.source, key)
 
 
 def device(params: Params) -> torch.device:

@@ -16,6 +16,7 @@ from s4spipe.report.run import Run
 from s4spipe.report.tables import COLUMNS, flat, gap_closed
 from s4spipe.runtime.errors import needs
 from s4spipe.sampling.tableau import Tableau
+from s4spipe.sampling.tableau.basis import Bands
 
 with needs("pipeline", "writing the report"):
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -58,7 +59,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Heat:
-    """A lower triangular matrix as a heat map. `row` names a row; `limit` is the value with full colour."""
+    """Rows of numbers as a heat map. `row` names a row; `limit` is the value with full colour."""
 
     title: str
     row: str
@@ -163,14 +164,25 @@ def _samples(label: str, run: Run, cell: Cell) -> Samples:
 
 
 def _maps(solver: str, table: Tableau) -> list[Heat]:
-    """The coefficients b of a learned solver and their initial values, or W if it has no b."""
+    """The coefficients b of a learned solver and their initial values; or W if it has no b, also by frequency."""
     if "b" not in table.meta:
-        W, of = (table.W, "weight") if table.W.ndim == 2 else (table.W.flatten(2).mean(2), "mean weight")
-        title = f"{solver}: W, the {of} of each evaluation in each state"
-        return [Heat(title, "state", W.tolist(), W.abs().max().item() or 1.0)]
+        plain = table.W.ndim == 2
+        W = table.W if plain else table.W.flatten(2).mean(2)
+        title = f"{solver}: W, the {'weight' if plain else 'mean weight'} of each evaluation in each state"
+        maps = [Heat(title, "state", triangle(W.tolist()), W.abs().max().item() or 1.0)]
+        if isinstance(table.basis, Bands):
+            sums = table.W.sum(1)
+            title = f"{solver}: the weights of all evaluations together in each state, by band, from low frequencies up"
+            maps.append(Heat(title, "state", sums.tolist(), sums.abs().max().item() or 1.0))
+        return maps
     matrices = {"b, learned": table.meta["b"], "b, initial": table.meta["b_start"]}
     limit = float(np.abs(list(matrices.values())).max()) or 1.0
-    return [Heat(f"{solver}: {name}", "step", matrix, limit) for name, matrix in matrices.items()]
+    return [Heat(f"{solver}: {name}", "step", triangle(matrix), limit) for name, matrix in matrices.items()]
+
+
+def triangle(matrix: list[list[float]]) -> list[list[float]]:
+    """The lower triangle of a matrix."""
+    return [row[: i + 1] for i, row in enumerate(matrix)]
 
 
 def _render(template: str, **content: Any) -> str:

@@ -1,9 +1,24 @@
 """Learned families. Each registers itself under its name in params.yaml."""
 
+from s4spipe.learning.families.banded import Banded
 from s4spipe.learning.families.base import FAMILIES, Family, Times, check_options, make
 from s4spipe.learning.families.multistep import LMS, PC
 from s4spipe.learning.families.nonstationary import BNS, GS, Free
 from s4spipe.learning.families.schedule import Fixed
 from s4spipe.learning.families.singlestep import SS
 
-__all__ = ["BNS", "FAMILIES", "GS", "LMS", "PC", "SS", "Family", "Fixed", "Free", "Times", "check_options", "make"]
+__all__ = [
+    "BNS",
+    "FAMILIES",
+    "GS",
+    "LMS",
+    "PC",
+    "SS",
+    "Banded",
+    "Family",
+    "Fixed",
+    "Free",
+    "Times",
+    "check_options",
+    "make",
+]

@@ -153,7 +153,7 @@ def check_options(name: str, options: dict[str, Any]) -> None:
 
 
 def make(name: str, start: Tableau, times: Times | None = None, **options: Any) -> Family:
-    """A family by its name, starting at a classical solver's tableau.
+    """A family by its name, starting at a classical solver's tableau; with weights by frequency, see `banded`.
 
     Args:
         name: the family's name.

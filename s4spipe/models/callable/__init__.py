@@ -1,15 +1,6 @@
 """The user's own model: any Python function that returns a network."""
 
 import inspect
-import os
-import sys
-import sysconfig
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib import import_module
-from importlib.machinery import PathFinder
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +10,10 @@ from s4spipe.models.base import dry_call, prediction
 from s4spipe.models.base.denoiser import Denoiser
 from s4spipe.models.base.settings import ModelSettings
 from s4spipe.noise import VE, NoiseSchedule
-from s4spipe.runtime.errors import UserError, shown
+from s4spipe.runtime import user_code
+from s4spipe.runtime.errors import UserError
 
-LIBRARIES = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
+KEY = "model.source"
 
 
 def noise_schedule(settings: ModelSettings) -> NoiseSchedule:
@@ -38,12 +30,8 @@ def load(settings: ModelSettings) -> Denoiser:
     Raises UserError if there is no such function, or it raises or returns something else.
     """
     source = settings.source or ""
-    function = _function(source)
-    with _told(source, "fails"):
-        net = _call(function, settings.weights)
-    if not isinstance(net, nn.Module):
-        raise UserError(f"model.source: {source} must return a torch.nn.Module, got {type(net).__name__}")
-    with _told(source, "returned a network that cannot be used"):
+    net = user_code.network(KEY, source, settings.weights)
+    with user_code.told(KEY, source, "returned a network that cannot be used"):
         parameters = inspect.signature(net.forward).parameters
         interface = _interface(list(parameters))
         if interface is None:
@@ -70,72 +58,6 @@ def _needed(parameters: list[inspect.Parameter]) -> list[str]:
     """The names of those that a call must give."""
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return [p.name for p in parameters if p.default is p.empty and p.kind not in variadic]
-
-
-def _function(source: str) -> Callable:
-    module, _, name = source.partition(":")
-    if not (all(module.split(".")) and name):
-        raise UserError(f"model.source: must be module:function for kind callable, got {shown(source)}")
-    root = str(Path.cwd())
-    if sys.path[0] != root:  # the project's root goes first, as for `python -m`
-        sys.path[:] = [root, *(place for place in sys.path if place != root)]
-    with _told(source, "cannot be imported"):
-        try:
-            found = import_module(module)
-        except ModuleNotFoundError as error:
-            if not f"{module}.".startswith(f"{error.name}."):
-                raise
-            raise UserError(f"model.source: no module {module!r} can be imported from the project's root") from None
-        _check_place(module)
-        function = getattr(found, name, None)
-    if function is None:
-        raise UserError(f"model.source: module {module!r} has no function {name!r}")
-    if not callable(function):
-        raise UserError(f"model.source: {source} must be a function, got {type(function).__name__}")
-    return function
-
-
-def _check_place(module: str) -> None:
-    """Raises UserError if Python has kept another project's module of the same name, or of the name of a parent."""
-    path, parts = None, module.split(".")
-    for i in range(len(parts)):
-        name = ".".join(parts[: i + 1])
-        spec, kept = PathFinder.find_spec(name, path), sys.modules.get(name)
-        there, here = getattr(kept, "__file__", None), spec and spec.has_location and spec.origin
-        if there and here and os.path.realpath(there) != os.path.realpath(here):
-            raise UserError(
-                f"model.source: Python has kept the module {name!r} of {there}, and {here} has the same name: start "
-                "Python anew for each project, or name them differently"
-            )
-        path = getattr(kept, "__path__", None)
-        if path is None:
-            return  # no package
-
-
-@contextmanager
-def _told(source: str, what: str) -> Iterator[None]:
-    """Turns what the user's own code raises into UserError with its place: even an end of the program, which would be
-    silent."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:
-        reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])[:200]
-        raise UserError(f"model.source: {source} {what}: {reason}{_place(error)}") from None
-
-
-def _place(error: BaseException) -> str:
-    """The end of a message: the line of the user's code, the last outside of Python's own and installed packages."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith((__file__, "<", *LIBRARIES))]
-    return "".join(f" ({frame.filename}:{frame.lineno})" for frame in own[-1:])
-
-
-def _call(function: Callable, weights: str) -> object:
-    takes = any(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-                for p in inspect.signature(function).parameters.values())  # fmt: skip
-    return function(weights) if takes else function()
 
 
 class EDMInterface(Denoiser):

@@ -1,7 +1,7 @@
 """The tableau: one representation for every explicit solver, classical or learned."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from s4spipe.noise import NoiseSchedule
 from s4spipe.runtime.checks import check_plain, is_number
 from s4spipe.runtime.errors import UserError, shown, unknown
 from s4spipe.runtime.files import read_json, write_text
-from s4spipe.sampling.tableau.basis import PLAIN, Basis, from_description
+from s4spipe.sampling.tableau import arrays
+from s4spipe.sampling.tableau.basis import PLAIN, Arrays, Basis, from_description
 
 # Schema 1 had no `steps` (they were nfe) and no c_0 (it was 1). Plain numbers are written in schema 2, without `basis`.
 SCHEMA, PLAIN_SCHEMA = 3, 2
@@ -131,6 +132,17 @@ class Tableau:
         """The same tableau without gradients."""
         return replace(self, **{key: getattr(self, key).detach() for key in ("t", "t_c", "c", "W", "c_0")})
 
+    def over(self, basis: Basis) -> "Tableau":
+        """The same solver with weights in a basis: each of the numbers that a plain weight becomes is equal to it.
+
+        Raises UserError if the weights are no plain numbers.
+        """
+        if self.basis.shape:
+            raise UserError(f"only plain weights can be laid over a basis, got those of {shown(self.basis.describe())}")
+        k = basis.shape
+        wide = {key: getattr(self, key)[(...,) + (None,) * len(k)] for key in ("c_0", "c", "W")}
+        return replace(self, basis=basis, **{key: w.expand(*w.shape[: w.ndim - len(k)], *k) for key, w in wide.items()})
+
     def state(self, i: int, x_T: Tensor, d: Sequence[Tensor]) -> Tensor:
         """y_i = c[i-1] x_T + sum_{j<i} W[i-1, j] d_j, on the device and in the dtype of x_T; y_0 = c_0 x_T.
 
@@ -161,6 +173,13 @@ class Tableau:
 
     def to_dict(self) -> dict:
         """The tableau as JSON-ready data; `from_dict` is the inverse."""
+        c_0, c, W = self.c_0.tolist(), self.c.tolist(), [row[: i + 1] for i, row in enumerate(self.W.tolist())]
+        frame = self._frame()
+        meta = frame.pop("meta")
+        return {**frame, "c_0": c_0, "c": c, "W": W, "meta": meta}
+
+    def _frame(self) -> dict:
+        """The tableau as JSON-ready data, without its weights."""
         return {
             "schema": SCHEMA if self.basis.shape else PLAIN_SCHEMA,
             "name": self.name,
@@ -170,14 +189,13 @@ class Tableau:
             **({"basis": self.basis.describe()} if self.basis.shape else {}),
             "t": self.t.tolist(),
             "t_c": self.t_c.tolist(),
-            "c_0": self.c_0.tolist(),
-            "c": self.c.tolist(),
-            "W": [row[: i + 1] for i, row in enumerate(self.W.tolist())],
             "meta": self.meta,
         }
 
     def save(self, path: str | Path) -> None:
         """Write the tableau as JSON, one line per row of numbers. Equal tableaux give equal bytes.
+
+        Weights that are arrays go into a safetensors file beside it.
 
         Raises:
             UserError: for a `meta` that JSON cannot hold.
@@ -185,10 +203,14 @@ class Tableau:
         check_plain("tableau entry meta", self.meta)
         if not isinstance(path, str | Path) or Path(path).is_dir():
             raise UserError(f"a solver is saved to a file, got {shown(path)}, which is none")
-        data = self.to_dict()
-        triangle, meta = data.pop("W"), json.dumps(data.pop("meta"), indent=2, sort_keys=True)
+        apart = isinstance(self.basis, Arrays)
+        data = self._frame() if apart else self.to_dict()
+        triangle, meta = data.pop("W", None), json.dumps(data.pop("meta"), indent=2, sort_keys=True)
+        if apart:
+            data["arrays"] = arrays.write(Path(path), {name: getattr(self, name) for name in arrays.NAMES})
         lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in data.items()]
-        lines.append('  "W": [\n' + ",\n".join("    " + json.dumps(row) for row in triangle) + "\n  ]")
+        if triangle:
+            lines.append('  "W": [\n' + ",\n".join("    " + json.dumps(row) for row in triangle) + "\n  ]")
         lines.append('  "meta": ' + meta.replace("\n", "\n  "))
         write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
@@ -199,15 +221,21 @@ class Tableau:
         Raises:
             UserError: if the file is anything else; the message names the file and the entry.
         """
-        data = read_json(path)
+        data, weights = read_json(path), None
+        if isinstance(data, dict) and "arrays" in data:
+            weights = arrays.read(Path(path), data.pop("arrays"))
         try:
-            return cls.from_dict(data)
+            return cls.from_dict(data, weights)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
     @classmethod
-    def from_dict(cls, data: Any) -> "Tableau":
+    def from_dict(cls, data: Any, weights: Mapping[str, Tensor] | None = None) -> "Tableau":
         """The tableau that `to_dict` described.
+
+        Args:
+            data: JSON-ready data.
+            weights: c_0, c and W, if they are not in the data but from a file of their own.
 
         Raises:
             UserError: for any other data; the message names the entry.
@@ -222,31 +250,24 @@ class Tableau:
             raise UserError(
                 f"schema must be 1, 2 or {SCHEMA}, got {shown(data.get('schema'))}: another s4spipe wrote it"
             )
+        keys = [key for key in KEYS if weights is None or key not in arrays.NAMES]
         for key in data:
-            if key not in KEYS:
-                raise unknown("entry", key, KEYS)
-        for key in KEYS:
+            if key not in keys:
+                raise unknown("entry", key, keys)
+        for key in keys:
             if key not in data:
                 raise UserError(f"entry {key} is missing")
-        for key, kind in {"name": str, "noise": dict, "meta": dict, "W": list}.items():
+        for key, kind in {"name": str, "noise": dict, "meta": dict}.items():
             if not isinstance(data[key], kind):
                 raise UserError(f"entry {key} must be of type {kind.__name__}, got {shown(data[key])}")
         basis = from_description(data["basis"])
-        k = basis.shape
-        t, t_c, c = _numbers("t", data["t"]), _numbers("t_c", data["t_c"]), _numbers("c", data["c"], k)
-        c_0 = _numbers("c_0", [data["c_0"]], k)[0]
-        if isinstance(data["nfe"], bool) or data["nfe"] != len(c):
-            raise UserError(f"nfe must be {len(c)}, the number of entries of c, got {shown(data['nfe'])}")
+        t, t_c = _numbers("t", data["t"]), _numbers("t_c", data["t_c"])
+        c_0, c, W = _weights(data, basis.shape) if weights is None else (weights[name] for name in arrays.NAMES)
+        n = len(c) if c.ndim else 0
+        if isinstance(data["nfe"], bool) or data["nfe"] != n:
+            raise UserError(f"nfe must be {n}, the number of entries of c, got {shown(data['nfe'])}")
         if isinstance(data["steps"], bool) or data["steps"] != len(t) - 1:
             raise UserError(f"entry t must have {shown(data['steps'])} + 1 times, to go with `steps`, got {len(t)}")
-        if len(data["W"]) != len(c):
-            raise UserError(f"entry W must have {len(c)} rows, one per evaluation, got {len(data['W'])}")
-        W = torch.zeros(len(c), len(c), *k, dtype=torch.float64, device="cpu")
-        for i, row in enumerate(data["W"]):
-            numbers = _numbers(f"W[{i}]", row, k)
-            if len(numbers) != i + 1:
-                raise UserError(f"entry W[{i}] must have {i + 1} numbers (lower triangular), got {len(numbers)}")
-            W[i, : i + 1] = numbers
         check_plain("entry meta", data["meta"])
         return cls(t, t_c, c, W, noise.from_description(data["noise"]), data["name"], data["meta"], c_0, basis)
 
@@ -265,6 +286,22 @@ def load_all(path: str | Path) -> list[Tableau]:
         return [Tableau.from_dict(entry) for entry in data]
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _weights(data: dict[str, Any], k: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """c_0 [*k], c [N, *k] and W [N, N, *k] out of lists."""
+    c, c_0, rows = _numbers("c", data["c"], k), _numbers("c_0", [data["c_0"]], k)[0], data["W"]
+    if not isinstance(rows, list):
+        raise UserError(f"entry W must be of type list, got {shown(rows)}")
+    if len(rows) != len(c):
+        raise UserError(f"entry W must have {len(c)} rows, one per evaluation, got {len(rows)}")
+    W = torch.zeros(len(c), len(c), *k, dtype=torch.float64, device="cpu")
+    for i, row in enumerate(rows):
+        numbers = _numbers(f"W[{i}]", row, k)
+        if len(numbers) != i + 1:
+            raise UserError(f"entry W[{i}] must have {i + 1} numbers (lower triangular), got {len(numbers)}")
+        W[i, : i + 1] = numbers
+    return c_0, c, W
 
 
 def _numbers(key: str, value: object, shape: tuple[int, ...] = ()) -> Tensor:

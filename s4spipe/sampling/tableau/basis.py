@@ -20,6 +20,7 @@ from s4spipe.runtime.errors import UserError, shown, unknown
 
 MOST_AXES = 3  # one for audio, two for images, three for videos
 MOST_BANDS = 1000
+MOST_CHANNELS = 4096
 
 
 class Basis:
@@ -65,45 +66,103 @@ class Bands(Basis):
     side of the sample, along each axis of its own. Samples of other sizes than those that the weights were learned for
     have the same bands.
 
+    Bands may lie elsewhere in each channel, or in each component of the channels, a sum of them: a band then holds what
+    is equally strong in the data, say, wherever it is.
+
     Attributes:
-        edges: where one band ends and the next begins, in cycles per side; rising, one less than there are bands. A
-            frequency that equals an edge belongs to the band above.
+        edges: where one band ends and the next begins, in cycles per side; one less than there are bands. A frequency
+            that equals an edge belongs to the band above. Rising, for all channels; or a tuple of such edges for each
+            channel, which then need not rise strictly, from 0 (no frequency is below) to infinity (all are).
         axes: how many of a sample's last axes are transformed.
+        mixing: rows of the orthonormal matrix that makes the components out of the channels; () for the channels.
 
     Raises:
-        UserError: for edges that are no rising positive numbers, and for axes that are not 1, 2 or 3.
+        UserError: for edges that are no rising numbers, for axes that are not 1, 2 or 3, and for another mixing.
     """
 
-    edges: tuple[float, ...]
+    edges: tuple[float, ...] | tuple[tuple[float, ...], ...]
     axes: int = 2
+    mixing: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         whole("axes of the bands", self.axes, 1, MOST_AXES)
-        plain = isinstance(self.edges, tuple) and all(is_number(edge) and math.isfinite(edge) for edge in self.edges)
-        if not plain or not 0 < len(self.edges) < MOST_BANDS or any(a >= b for a, b in pairwise((0.0, *self.edges))):
-            raise UserError(f"edges of bands must be 1 to {MOST_BANDS - 1} rising positive numbers, got "
-                            f"{shown(self.edges)}")  # fmt: skip
+        given, rows = self.edges, self.rows
+        strict = not (isinstance(given, tuple) and given and isinstance(given[0], tuple))
+        if not isinstance(given, tuple) or not rows or len(rows) > MOST_CHANNELS or not 0 < len(rows[0]) < MOST_BANDS:
+            raise UserError(f"edges of bands must be 1 to {MOST_BANDS - 1} rising positive numbers, got {shown(given)}")
+        for row in rows:
+            if not isinstance(row, tuple) or len(row) != len(rows[0]) or not _rise(row, strict):
+                raise UserError(f"edges of bands must be {len(rows[0])} rising {'positive ' * strict}numbers"
+                                f"{' for each channel' * (not strict)}, got {shown(row)}")  # fmt: skip
+        if self.mixing:
+            self._check_mixing()
+
+    def _check_mixing(self) -> None:
+        rows, n = self.mixing, len(self.mixing)
+        plain = n <= MOST_CHANNELS and all(
+            isinstance(row, tuple) and len(row) == n and all(is_number(entry) for entry in row) for row in rows
+        )
+        matrix = torch.tensor(rows, dtype=torch.float64, device="cpu") if plain else torch.zeros(1, 1)
+        if not torch.allclose(matrix @ matrix.T, torch.eye(len(matrix), dtype=matrix.dtype), atol=1e-6):
+            raise UserError(f"mixing of bands must be the rows of an orthonormal matrix, got {shown(rows)}")
+        if len(self.rows) not in (1, n):
+            raise UserError(f"edges of bands must be given once, or for each of the {n} components, got "
+                            f"{len(self.rows)}")  # fmt: skip
+
+    @property
+    def rows(self) -> tuple[tuple[float, ...], ...]:
+        """The edges for each channel or component; one row if they are common to all."""
+        own = isinstance(self.edges, tuple) and bool(self.edges) and isinstance(self.edges[0], tuple)
+        return self.edges if own else (self.edges,)  # type: ignore[return-value]
 
     @property
     def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        return (len(self.edges) + 1,)
+        return (len(self.rows[0]) + 1,)
 
     def check(self, x: Tensor) -> None:
         if x.ndim != 2 + self.axes:
             raise UserError(f"this solver has weights by frequency over {self.axes} axes, for samples [B, channels, "
                             f"{self.axes} axes], got {list(x.shape)}")  # fmt: skip
+        channels = max(len(self.rows), len(self.mixing))
+        if channels > 1 and x.shape[1] != channels:
+            raise UserError(f"this solver has weights by frequency for samples of {channels} channels, got "
+                            f"{list(x.shape)}")  # fmt: skip
+
+    def to(self, x: Tensor) -> Tensor:
+        return self._mixed(super().to(x))
+
+    def back(self, x: Tensor) -> Tensor:
+        return super().back(self._mixed(x, back=True))
+
+    def _mixed(self, x: Tensor, back: bool = False) -> Tensor:
+        if not self.mixing:
+            return x
+        matrix = _matrix(self.mixing, x.dtype, x.device)
+        return ((matrix.T if back else matrix) @ x.flatten(2)).view(x.shape)
 
     def spread(self, weight: Tensor, x: Tensor) -> Tensor:
-        return weight[_band(self.edges, tuple(x.shape[-self.axes :]), x.device)]
+        return weight[_band(self.rows, tuple(x.shape[-self.axes :]), x.device)]
 
     def gather(self, products: Tensor) -> Tensor:
-        band = _band(self.edges, tuple(products.shape[-self.axes :]), products.device).flatten()
-        summed = products.flatten(-self.axes).flatten(2, -2).sum(2)
+        band = _band(self.rows, tuple(products.shape[-self.axes :]), products.device)
+        summed = products.flatten(3)
+        if len(band) == 1:
+            summed = summed.sum(2, keepdim=True)
         zeros = summed.new_zeros(*summed.shape[:2], *self.shape)
-        return zeros.index_add(2, band, summed)
+        return zeros.index_add(2, band.flatten(), summed.flatten(2))
 
     def describe(self) -> dict[str, Any]:
-        return {"name": "bands", "axes": self.axes, "edges": list(self.edges)}
+        rows = [[edge if edge < math.inf else None for edge in row] for row in self.rows]
+        edges = rows if isinstance(self.edges[0], tuple) else rows[0]
+        mixing = {"mixing": [list(row) for row in self.mixing]} if self.mixing else {}
+        return {"name": "bands", "axes": self.axes, "edges": edges, **mixing}
+
+
+def _rise(row: tuple[float, ...], strict: bool) -> bool:
+    if not all(is_number(edge) and edge >= 0 for edge in row):  # false for NaN
+        return False
+    steps = list(pairwise((0.0, *row)))
+    return all(a < b < math.inf for a, b in steps) if strict else all(a <= b for a, b in steps)
 
 
 @dataclass(frozen=True)
@@ -157,17 +216,28 @@ def from_description(data: Any) -> Basis:
         raise UserError(f"entry basis must be an object with a name, got {shown(data)}")
     if data["name"] not in keys:
         raise unknown("basis", data["name"], keys)
-    if set(data) != keys[data["name"]]:
+    may = {"mixing"} if data["name"] == "bands" else set()
+    if not keys[data["name"]] <= set(data) <= keys[data["name"]] | may:
         raise UserError(f"entry basis must have the keys {', '.join(sorted(keys[data['name']]))}, got {shown(data)}")
     if data["name"] == "plain":
         return PLAIN
     given = data.get("edges", data.get("shape"))
-    if not isinstance(given, list):
+    if not isinstance(given, list) or not isinstance(data.get("mixing", []), list):
         raise UserError(f"entry basis needs lists of numbers, got {shown(data)}")
     if data["name"] == "bands":
-        numbers = [float(edge) if is_number(edge) else edge for edge in given]
-        return Bands(tuple(numbers), data["axes"])
+        edges = tuple(_row(row, open_end=True) if isinstance(row, list) else _number(row) for row in given)
+        mixing = tuple(_row(row) if isinstance(row, list) else row for row in data.get("mixing", []))
+        return Bands(edges, data["axes"], mixing)
     return Arrays(tuple(given), data["axes"])
+
+
+def _row(row: list[Any], open_end: bool = False) -> tuple[Any, ...]:
+    """A list of numbers; infinity, which JSON does not have, is null."""
+    return tuple(math.inf if entry is None and open_end else _number(entry) for entry in row)
+
+
+def _number(entry: Any) -> Any:
+    return float(entry) if is_number(entry) else entry
 
 
 def transformed(x: Tensor, axes: int, back: bool = False) -> Tensor:
@@ -189,9 +259,20 @@ def dct(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 @lru_cache(64)
-def _band(edges: tuple[float, ...], sides: Sequence[int], device: torch.device) -> Tensor:
-    """The band of every frequency [*sides]."""
+def _matrix(rows: tuple[tuple[float, ...], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.device("cpu"), torch.inference_mode(False):
-        waves = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) / 2 for n in sides), indexing="ij")
-        radius = torch.stack(waves).square().sum(0).sqrt()
-        return torch.bucketize(radius, torch.tensor(edges, dtype=torch.float64), right=True).to(device)
+        return torch.tensor(rows, dtype=torch.float64).to(device, dtype)
+
+
+@lru_cache(64)
+def _band(rows: tuple[tuple[float, ...], ...], sides: Sequence[int], device: torch.device) -> Tensor:
+    """The band of every frequency, [channels or 1, *sides]."""
+    with torch.device("cpu"), torch.inference_mode(False):
+        radius, edges = radii(sides), torch.tensor(rows, dtype=torch.float64)
+        return torch.stack([torch.bucketize(radius, row, right=True) for row in edges]).to(device)
+
+
+def radii(sides: Sequence[int]) -> Tensor:
+    """The frequency |k| / 2 of every coefficient of the DCT, [*sides], in cycles per side."""
+    waves = torch.meshgrid(*(torch.arange(n, dtype=torch.float64, device="cpu") / 2 for n in sides), indexing="ij")
+    return torch.stack(waves).square().sum(0).sqrt()

@@ -1,0 +1,67 @@
+"""Any family with weights by frequency."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from s4spipe.learning.families.base import Family, Times, make
+from s4spipe.learning.families.nonstationary import Free
+from s4spipe.learning.families.singlestep import SS
+from s4spipe.sampling.tableau import Tableau
+from s4spipe.sampling.tableau.basis import Basis
+
+
+class Banded(Family):
+    """A family whose coefficients are learned for each band of frequencies by itself; its times are those of all bands.
+
+    The network sees whole states, so all that is a time is common: steps, network times, and intermediate points.
+
+    Args:
+        members: a member of the family for each band, all from the same start and with the same `times`.
+        basis: the bands.
+    """
+
+    def __init__(self, members: Sequence[Family], basis: Basis):
+        nn.Module.__init__(self)
+        first = members[0]
+        self.init, self.noise, self.nfe, self.afs, self.basis = first.init, first.noise, first.nfe, first.afs, basis
+        self.register_buffer("t", first.t)
+        self.times = first.times  # before the members, as `kind` tells times by their names
+        for member in members[1:]:
+            member.times = first.times
+            if isinstance(member, SS) and isinstance(first, SS):
+                member.of_r = first.of_r
+        self.members: Any = nn.ModuleList(members)
+
+    @classmethod
+    def of(cls, name: str, start: Tableau, times: Times | None, basis: Basis, **options: Any) -> Family:
+        """A family by its name, with weights in a basis; the arguments are those of `families.make`.
+
+        With the basis of plain numbers, this is the family itself. Raises UserError as `families.make`.
+        """
+        if name == "free":  # has numbers of its own for every weight, and refinement needs no other
+            return Free(start.over(basis) if basis.shape else start)
+        count = math.prod(basis.shape)
+        members = [make(name, start, times, **options) for _ in range(count)]
+        return cls(members, basis) if basis.shape else members[0]
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(member.parameter_count for member in self.members)
+
+    def metadata(self) -> dict[str, Any]:
+        return {"bands": [member.metadata() for member in self.members]}
+
+    @torch.no_grad()
+    def clip(self) -> None:
+        for member in self.members:
+            member.clip()
+
+    def forward(self, name: str = "", meta: dict | None = None) -> Tableau:
+        tables = [member(name or member.init) for member in self.members]
+        by_band = {key: torch.stack([getattr(table, key) for table in tables], -1) for key in ("c", "W", "c_0")}
+        return replace(tables[0], meta=meta or {}, basis=self.basis, **by_band)

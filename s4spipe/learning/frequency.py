@@ -1,0 +1,74 @@
+"""Bands of frequencies for a model, from the power spectrum of its samples.
+
+If the data were stationary and Gaussian, the exact solution would multiply every frequency by a number that depends on
+the power there alone. So a band holds what is equally strong: the logarithm of the power is divided evenly. Channels
+are first turned into their principal components, which differ in power; edges lie where each component's own power
+falls below the bounds that are common to all.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from s4spipe.sampling.tableau.basis import MOST_AXES, PLAIN, Bands, Basis, radii, transformed
+
+WIDTH = 8.0  # what the power falls by within a band, if their number is not given
+MOST = 12  # bands, if their number is not given
+
+
+def bands(x: Tensor, count: int | Literal["auto"] = "auto") -> Basis:
+    """Bands for a model with samples like these.
+
+    Args:
+        x: samples [n, C, ...] with one to three axes after the channels.
+        count: the number of bands at most (fewer, if some would be empty); `auto`: one for every fall of the power by
+            the factor `WIDTH`. Data of one power everywhere get one band: plain numbers.
+
+    Returns:
+        The bands; PLAIN if there is but one, or if samples have no axes or too many.
+    """
+    axes = x.ndim - 2
+    if count == 1 or not 1 <= axes <= MOST_AXES:
+        return PLAIN
+    mixing, power = spectrum(x)
+    top = max(power.max().item(), 1e-30)
+    fall = math.log(top / max(power.min().item(), 1e-30))
+    number = min(MOST, int(fall / math.log(WIDTH)) + 1) if count == "auto" else count
+    width = math.log(WIDTH) if count == "auto" else fall / number
+    bounds = [top * math.exp(-width * (i + 1)) for i in range(number - 1)]
+    columns = [tuple(_edge(component, bound) for component in power) for bound in bounds]
+    columns = [edges for edges in dict.fromkeys(columns) if min(edges) < math.inf]  # no band is empty
+    return Bands(tuple(zip(*columns, strict=True)), axes, mixing) if columns else PLAIN
+
+
+def spectrum(x: Tensor) -> tuple[tuple[tuple[float, ...], ...], Tensor]:
+    """The principal components of the channels, and the power of each by frequency.
+
+    Args:
+        x: samples [n, C, ...].
+
+    Returns:
+        The rows of the orthonormal matrix that makes the components out of channels, and the mean square [C, rings] of
+        each component's DCT coefficients in rings of one half cycle per side, made to fall from ring to ring.
+    """
+    x = x.detach().cpu().double()
+    flat = x.movedim(1, -1).flatten(0, -2)
+    _, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))
+    matrix = vectors.flip(1).T
+    largest = matrix.gather(1, matrix.abs().argmax(1, keepdim=True))
+    matrix = matrix * largest.sign()  # an eigenvector has no sign of its own
+    power = (matrix @ transformed(x, x.ndim - 2).flatten(2)).square().mean(0)
+    ring = (2 * radii(x.shape[2:])).round().long().flatten()
+    rings = torch.zeros(len(power), int(ring.max()) + 1, dtype=power.dtype).index_add(1, ring, power)
+    mean = torch.where(torch.bincount(ring) > 0, rings / torch.bincount(ring), torch.inf)  # a ring may be empty
+    return tuple(map(tuple, matrix.tolist())), mean.cummin(1).values
+
+
+def _edge(power: Tensor, bound: float) -> float:
+    """Where a falling power [rings] comes to lie below a bound, in cycles per side; infinity where it never does."""
+    above = int((power >= bound).sum())
+    if above == len(power):
+        return math.inf
+    return max(0.0, (above - 0.5) / 2)

@@ -1,0 +1,167 @@
+"""Bands from the power spectrum of samples, and families with weights in bands."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.fits import Killed
+
+from s4spipe.learning import distance, frequency, gauss_newton
+from s4spipe.learning.families import FAMILIES, Banded, Free, Times
+from s4spipe.learning.pairs import Pairs
+from s4spipe.learning.task import Task
+from s4spipe.noise import VE
+from s4spipe.runtime.scratch import Scratch
+from s4spipe.sampling.loop import sample
+from s4spipe.sampling.tableau.basis import PLAIN, Bands, radii, transformed
+from s4spipe.solvers import registry, timesteps
+
+NOISE = VE()
+
+
+def field(n, channels=3, sides=(8, 8), slope=3.0, seed=0):
+    """Samples whose power falls as (1 + radius)^-slope, and from channel to channel by 100."""
+    rng = torch.Generator().manual_seed(seed)
+    z = torch.randn(n, channels, *sides, generator=rng, dtype=torch.float64)
+    scale = (1 + radii(sides)) ** (-slope / 2)
+    levels = 10.0 ** -torch.arange(channels).double().view(-1, *[1] * len(sides))
+    return transformed(z * scale * levels, len(sides), back=True)
+
+
+def rotation(n, seed=1):
+    return torch.linalg.qr(torch.randn(n, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))[0]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 4), st.sampled_from([(9,), (8, 6), (3, 4, 5)]), st.floats(1, 6), st.integers(0, 5))
+def test_a_band_holds_what_is_equally_strong(channels, sides, slope, seed):
+    basis = frequency.bands(field(400, channels, sides, slope, seed))
+    if basis is PLAIN:
+        return
+    scale = (1 + radii(sides)) ** -slope
+    power = torch.stack([scale * 100.0**-c for c in range(channels)])
+    numbered = torch.arange(basis.shape[0]).double()
+    band = basis.spread(numbered, torch.empty(1, channels, *sides)).expand(power.shape)
+    assert {*band.unique().tolist()} == {*numbered.tolist()}  # none is empty
+    for one in numbered:
+        inside = power[band == one]
+        # rings are half a cycle wide, and the spectrum is measured on some samples
+        assert inside.max() / inside.min() < frequency.WIDTH * 2.0**slope * 2
+    falling = [power[band == one].mean() for one in numbered]
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_components_do_not_depend_on_how_channels_are_mixed():
+    x = field(500)
+    mixed = torch.einsum("dc,bc...->bd...", rotation(3), x)
+    plain, turned = frequency.bands(x), frequency.bands(mixed)
+    assert plain.edges == turned.edges
+    torch.testing.assert_close(plain.to(x).abs(), turned.to(mixed).abs(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(turned.back(turned.to(mixed)), mixed)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_there_are_at_most_as_many_bands_as_asked_for(count):
+    basis = frequency.bands(field(300), count)
+    assert basis.shape == ((count,) if count > 1 else ())
+
+
+def test_data_of_one_power_and_data_without_axes_get_plain_numbers():
+    rng = torch.Generator().manual_seed(0)
+    assert frequency.bands(torch.randn(3000, 3, 8, 8, generator=rng)) is PLAIN
+    assert frequency.bands(torch.randn(300, 5, generator=rng)) is PLAIN
+    assert frequency.bands(torch.zeros(10, 3, 8, 8)) is PLAIN
+
+
+SPECIAL = {"ss": "dpmpp_2s", "epd": "parallel_midpoints", "pc": "unipc_bh2", "dss": "euler"}
+THREE = Bands((1.0, 2.0))
+
+
+@pytest.mark.parametrize("name", sorted({*FAMILIES} - {"fixed"}))
+def test_every_family_starts_at_its_solver_and_learns_each_band_by_itself(name):
+    solver = SPECIAL.get(name, "dpmpp_3m")
+    steps = 2 if name in ("ss", "epd") else 4
+    start = registry.build(solver, NOISE, timesteps.build("edm", NOISE, steps), nfe=4)
+    times = Times(NOISE, start.t) if name != "free" and len(start.t) == 5 else None
+    family = Banded.of(name, start, times, THREE, order=3)
+    one = Banded.of(name, start, times, PLAIN, order=3)
+    assert not isinstance(one, Banded)
+    assert one().basis is PLAIN
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * NOISE.sigma_T
+
+    def denoiser(y, t, condition=None):
+        return torch.tanh(y / (1 + t.view(-1, 1, 1, 1)))
+
+    assert family().basis == THREE
+    torch.testing.assert_close(sample(denoiser, family(), x), sample(denoiser, start, x), rtol=1e-9, atol=1e-9)
+    (slope,) = torch.autograd.grad(family().c[-1, 1], next(iter(params(family, 1))), allow_unused=True)
+    assert slope is not None
+    others = [p for band in (0, 2) for p in params(family, band)] if isinstance(family, Banded) else []
+    for other in others:
+        (slope,) = torch.autograd.grad(family().c[-1, 1] + family().W[..., 1].sum(), other, allow_unused=True)
+        assert slope is None or not slope.any()
+
+
+def params(family, band):
+    """The coefficients of a band: those of its member, or numbers that all bands have their part of."""
+    chosen = family.members[band] if isinstance(family, Banded) else family
+    return [p for key, p in chosen.named_parameters() if not key.startswith(("times.", "of_r", "x"))]
+
+
+def test_free_has_numbers_of_its_own_for_every_band():
+    start = registry.build("ddim", NOISE, timesteps.build("edm", NOISE, 3))
+    family = Banded.of("free", start, None, THREE)
+    assert isinstance(family, Free)
+    assert family.parameter_count == 3 * (3 * 4 // 2 + 3 + 1) + 3
+    with torch.no_grad():
+        family.of_table.u[1, 0, 2] = 0.5
+    changed = (family().c != start.over(THREE).c).nonzero().tolist()
+    assert changed == [[1, 2]]
+
+
+def test_edges_reach_from_none_below_to_all_below():
+    basis = Bands(((0.0, math.inf), (0.5, 1.0)))
+    x = torch.empty(1, 2, 4)
+    with pytest.raises(Exception, match="2 axes"):
+        basis.check(x)
+    band = basis.spread(torch.arange(3.0), torch.empty(1, 2, 3, 3))
+    assert band[0].unique().tolist() == [1.0]
+    assert band[1].tolist() == [[0.0, 1.0, 2.0], [1.0, 1.0, 2.0], [2.0, 2.0, 2.0]]
+
+
+class Wiener(torch.nn.Module):
+    """The denoiser of a stationary Gaussian field, with a little that is not Gaussian."""
+
+    def __init__(self, dies_at=None):
+        super().__init__()
+        self.power, self.calls, self.dies_at = 4 * (1 + 2 * radii((6, 6))) ** -4.0, 0, dies_at
+
+    def forward(self, x, t, condition=None):
+        self.calls += 1
+        if self.calls == self.dies_at:
+            raise Killed
+        sigma = t.view(-1, 1, 1, 1) if t.ndim else t
+        y = transformed(x.double(), 2)
+        return (transformed(self.power / (self.power + sigma**2) * y, 2, back=True) + 0.05 * torch.tanh(x)).to(x.dtype)
+
+
+def fitted(basis, folder, denoiser, steps=4):
+    noise = VE(0.01, 20.0)
+    x_T = [torch.randn(n, 2, 6, 6, generator=torch.Generator().manual_seed(n)) * noise.sigma_T for n in (60, 30)]
+    teacher = registry.make("dpmpp_2m", "logsnr", noise, 60)
+    training, validation = (Pairs(x, sample(Wiener(), teacher, x), None) for x in x_T)
+    student = Banded.of("free", registry.make("dpmpp_2m", "logsnr", noise, 3), None, basis)
+    task = Task(student, denoiser, training, validation, Scratch(folder))
+    history = gauss_newton.fit(task, ("coefficients", "times"), distance.pseudo_huber, 40, steps)
+    return student(), history
+
+
+def test_a_killed_fit_in_bands_goes_on_where_it_was(tmp_path):
+    whole, history = fitted(THREE, tmp_path / "a", Wiener())
+    with pytest.raises(Killed):
+        fitted(THREE, tmp_path / "b", Wiener(dies_at=70))
+    again, same = fitted(THREE, tmp_path / "b", Wiener())
+    assert same == history
+    assert again.to_dict() == whole.to_dict()
