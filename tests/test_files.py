@@ -166,6 +166,7 @@ def test_too_few_rows_are_not_taken_for_an_array(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time_and_the_others_say_for_whom_they_wait(tmp_path):
     """Each adds one to a number in a file, a hundred times, which goes wrong as soon as two do it at once."""
     workers = [FORK.Process(target=locking.count, args=(tmp_path, 100)) for _ in range(4)]

@@ -103,6 +103,7 @@ def test_pairs_round_trip_and_ask_for_no_more_than_there_are(tmp_path):
         Pairs.load(tmp_path / "p.safetensors", CPU, 5)
 
 
+@pytest.mark.slow
 def test_training_resumes_where_it_was_killed(tmp_path, monkeypatch):
     """The same weights to the bit, killed after its first tenth or not."""
     training = DigitsTraining(steps=100, batch_size=2, learning_rate=1e-3, ema=0.99, label_dropout=0.1, seed=0)

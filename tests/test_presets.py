@@ -320,6 +320,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(st.lists(st.sampled_from(CHANGES)), st.sampled_from(NAMES), st.sampled_from(NAMES))
 def test_there_and_back_is_the_same_file_byte_for_byte(changes, first, second):

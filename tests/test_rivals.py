@@ -98,6 +98,7 @@ def test_every_row_gives_a_solver_for_its_nfe_and_says_what_it_cost(row, cell):
     assert (cost["evaluations"] == 0) == (row == "dmn")
 
 
+@pytest.mark.slow
 def test_what_learns_comes_nearer_than_where_it_starts(cell):
     given = cell()
 

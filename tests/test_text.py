@@ -125,6 +125,7 @@ def test_an_ascii_terminal_reads_prompts_and_shows_a_solver(tmp_path):
     assert "Zürich λ" in said  # click shows UTF-8 where Python would fail
 
 
+@pytest.mark.slow
 def test_an_ascii_terminal_writes_the_same_report(tmp_path, monkeypatch):
     runs = []
     for name in ("plain", "a folder é λ"):
