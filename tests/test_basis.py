@@ -120,6 +120,13 @@ def test_arrays_go_into_a_file_beside_the_solvers_own(saved, tmp_path):
     assert (tmp_path / "again.json").read_text() == text.replace("solver-", "again-")
     Tableau.from_dict(table.to_dict()).save(path)  # in its place
     assert path.read_text() == text
+    shared = torch.ones(2, 4, 6, dtype=torch.float64)
+    times = torch.tensor([80.0, 0.002], dtype=torch.float64)
+    alike = Tableau(
+        times, times[:1], shared[:1], shared[None, :1], NOISES["ve"], "alike", {}, shared[0], Arrays((4, 6))
+    )
+    alike.save(tmp_path / "alike.json")
+    assert Tableau.load(tmp_path / "alike.json").agrees(alike)
     assert [file.name for file in tmp_path.glob("solver*")] in ([path.name, arrays.name], [arrays.name, path.name])
 
 
@@ -139,7 +146,7 @@ def test_arrays_go_into_a_file_beside_the_solvers_own(saved, tmp_path):
 def test_another_entry_for_arrays_is_told(saved, entry, says):
     _, path, _ = saved
     path.write_text(json.dumps(json.loads(path.read_text()) | {"arrays": entry}))
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=rf"^{path}: .*{says}"):
         Tableau.load(path)
 
 

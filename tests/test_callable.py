@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 from diffusers import UNet2DModel
+from support import own_code
 from torch.utils.checkpoint import checkpoint
 
 from s4spipe import models
@@ -49,10 +50,7 @@ text = "a"
 
 @pytest.fixture
 def load(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    name = f"research_{tmp_path.name}"  # Python keeps a module of the same name
-    (tmp_path / f"{name}.py").write_text(CODE)
+    name = own_code.module(tmp_path, monkeypatch, "research", CODE)
     (tmp_path / "weights.bin").write_bytes(b"1")
     return lambda function, **more: models.load(
         {"kind": "callable", "source": f"{name}:{function}", "weights": "weights.bin", **more}

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from support import own_code
 
 from s4spipe.evaluation import fid
 from s4spipe.evaluation import real as real_images
@@ -55,10 +56,7 @@ def number(): return 3
 
 @pytest.fixture
 def load(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    name = f"seeing_{tmp_path.name}"  # Python keeps a module of the same name
-    (tmp_path / f"{name}.py").write_text(CODE)
+    name = own_code.module(tmp_path, monkeypatch, "seeing", CODE)
     return lambda function: loading.load("callable", "w.bin", CPU, source=f"{name}:{function}", key="fid.source")
 
 

@@ -13,6 +13,7 @@ from s4spipe.learning.families import FAMILIES, Banded, Free, Times
 from s4spipe.learning.pairs import Pairs
 from s4spipe.learning.task import Task
 from s4spipe.noise import VE
+from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.scratch import Scratch
 from s4spipe.sampling.loop import sample
 from s4spipe.sampling.tableau.basis import PLAIN, Bands, radii, transformed
@@ -73,6 +74,14 @@ def test_data_of_one_power_and_data_without_axes_get_plain_numbers():
     assert frequency.bands(torch.randn(3000, 3, 8, 8, generator=rng)) is PLAIN
     assert frequency.bands(torch.randn(300, 5, generator=rng)) is PLAIN
     assert frequency.bands(torch.zeros(10, 3, 8, 8)) is PLAIN
+    with pytest.raises(UserError, match=r"bands: 3, but .* of shape \[5\]; make it 1"):
+        frequency.bands(torch.zeros(10, 5), 3)
+
+
+@pytest.mark.parametrize("mixing", [3, [[1.0]], ("a",), ((True,),), ((math.nan,),), ((2.0,),)])
+def test_another_mixing_is_told(mixing):
+    with pytest.raises(UserError, match="mixing of bands must be the rows of an orthonormal matrix"):
+        Bands((1.0,), 2, mixing)
 
 
 SPECIAL = {"ss": "dpmpp_2s", "epd": "parallel_midpoints", "pc": "unipc_bh2", "dss": "euler"}
@@ -95,6 +104,9 @@ def test_every_family_starts_at_its_solver_and_learns_each_band_by_itself(name):
         return torch.tanh(y / (1 + t.view(-1, 1, 1, 1)))
 
     assert family().basis == THREE
+    points = one.parameter_count - sum(correction.count for correction in one.of_a) if name in ("ss", "epd") else 0
+    if name != "free":
+        assert family.parameter_count == 3 * one.parameter_count - 2 * points
     torch.testing.assert_close(sample(denoiser, family(), x), sample(denoiser, start, x), rtol=1e-9, atol=1e-9)
     (slope,) = torch.autograd.grad(family().c[-1, 1], next(iter(params(family, 1))), allow_unused=True)
     assert slope is not None

@@ -92,7 +92,7 @@ def test_the_bound_is_the_authors_objective(h, first):
 
 
 @pytest.mark.parametrize("start", ["logsnr", "edm"])
-@pytest.mark.parametrize("n", [1, 2, 3, 5])
+@pytest.mark.parametrize("n", [1, 2, 3, 5, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("key", ["ve", "vp_linear"])
 def test_dmn_lowers_the_bound_below_that_of_every_fixed_schedule(key, n, start):
     noise = NOISES[key]

@@ -1,5 +1,6 @@
 """A solver's file in words and columns."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,13 +60,13 @@ def _parts(table: Tableau) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 
 def _where(bands: Bands, band: int) -> str:
-    """Where a band lies: from and to which frequency, or in how many components of the channels."""
-    rows = [[f"{edge:g}" for edge in (0.0, *row)] + ["..."] for row in bands.rows]
-    spans = [f"{row[band]} to {row[band + 1]}" for row in rows if row[band] not in (row[band + 1], "inf")]
-    if len(rows) == 1:
+    """Where a band lies: from and to which frequency; in how many components of the channels, if not in all alike."""
+    ends = [(0.0, *row, math.inf)[band : band + 2] for row in bands.rows]
+    spans = [f"{low:g} to {high:g}".replace("inf", "...") for low, high in ends if low < high]
+    if len(bands.rows) == 1:
         return f"{spans[0]} cycles per side"
-    shown = "; ".join(spans[:3]) + ("; ..." if len(spans) > 3 else "")
-    return f"{shown} cycles per side in {len(spans)} of {len(rows)} components of the channels"
+    listed = "; ".join([*spans[:3], *(["..."] if len(spans) > 3 else [])])
+    return f"{listed} cycles per side in {len(spans)} of {len(ends)} components of the channels"
 
 
 def _is_long(value: object) -> bool:

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from s4spipe.runtime.errors import UserError
 from s4spipe.sampling.tableau.basis import MOST_AXES, PLAIN, Bands, Basis, radii, transformed
 
 WIDTH = 8.0  # what the power falls by within a band, if their number is not given
@@ -22,16 +23,24 @@ def bands(x: Tensor, count: int | Literal["auto"] = "auto") -> Basis:
     """Bands for a model with samples like these.
 
     Args:
-        x: samples [n, C, ...] with one to three axes after the channels.
+        x: samples [n, C, ...], with one to three axes after their channels.
         count: the number of bands at most (fewer, if some would be empty); `auto`: one for every fall of the power by
             the factor `WIDTH`. Data of one power everywhere get one band: plain numbers.
 
     Returns:
-        The bands; PLAIN if there is but one, or if samples have no axes or too many.
+        The bands; PLAIN if there is but one, or, for `auto`, if samples have no axes or too many.
+
+    Raises:
+        UserError: if samples without axes, or with too many, are to have several bands.
     """
     axes = x.ndim - 2
-    if count == 1 or not 1 <= axes <= MOST_AXES:
+    if count == 1:
         return PLAIN
+    if not 1 <= axes <= MOST_AXES:
+        if count == "auto":
+            return PLAIN
+        raise UserError(f"bands: {count}, but frequencies are those of samples with 1 to {MOST_AXES} axes after their "
+                        f"channels, and this model's are of shape {list(x.shape[1:])}; make it 1")  # fmt: skip
     mixing, power = spectrum(x)
     top = max(power.max().item(), 1e-30)
     fall = math.log(top / max(power.min().item(), 1e-30))

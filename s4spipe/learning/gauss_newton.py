@@ -27,9 +27,7 @@ from s4spipe.sampling.tableau import Tableau
 PROBES = 2  # random vectors v per pair
 DAMPINGS = 6  # dampings to try, each larger, before a step is given up
 FIRST_DAMPING, LEAST_DAMPING = 1e-2, 1e-5
-KEPT = (
-    0.7  # of the past steps' curvature, for weights by frequency: a step's own probes are too few for so many numbers
-)
+KEPT = 0.7  # of the past steps' curvature, for weights by frequency: a step's probes are too few for so many numbers
 AVERAGED = 3  # best steps whose mean is tried at the end
 
 
@@ -115,8 +113,9 @@ def fit(task: Task, learns: tuple[str, ...], distance: DistanceFn, batch_size: i
 
     This minimises the mean `distance` between the student's samples and the teacher's; it must be l2 or pseudo_huber,
     functions of the norm of the difference. Every step draws `batch_size` new pairs and solves (H + mu diag H) delta =
-    -g (Levenberg 1944; Marquardt 1963). mu grows until the loss on these pairs falls, and shrinks after that. At the
-    end, the mean of the best steps is a candidate too (see `mix`).
+    -g (Levenberg 1944; Marquardt 1963). mu grows until the loss on these pairs falls, and shrinks after that. For
+    weights by frequency, H is a running mean over the steps. At the end, the mean of the best steps is a candidate too
+    (see `mix`).
 
     Several processes divide every batch. Progress is saved in the task's scratch after every step.
 

@@ -206,7 +206,8 @@ class Learner(Block):
     batch_size: Count = key(20)
     optimizer: Literal["adam", "gauss_newton"] = key("adam", "adam or gauss_newton (`epochs` are then its steps)")
     learning_rate: Positive = key(0.03, "Adam only")
-    radius: NonNegative = key(0.02, "Adam only: noises may move by radius * dim(x) * m^(-5/2) sigma_T, m coefficients")
+    radius: NonNegative = key(0.02, "Adam only: noises may move by radius * dim(x) * m^(-5/2) sigma_T, for m "
+                              "coefficients; 0: they do not move")  # fmt: skip
     warmup_epochs: Epochs = key(2, "Adam only: epochs on the times alone, before alternating or joint epochs")
     alternations: Epochs = key(8, "Adam only: how often times and coefficients alternate")
     epochs: Epochs = key(1, "in all; if alternating, in each half of an alternation")

@@ -4,11 +4,11 @@ There is one in a process of pytest, whoever asks for it, and of several lists o
 """
 
 import multiprocessing
+from pathlib import Path
 
-STAGES = ("digits_images evaluate prompts real reference refine report sample schedules search tables teacher_pairs "
-          "train_digits train_features learn")  # fmt: skip
+STAGES = sorted(path.stem for path in (Path(__file__).parent.parent.parent / "stages").glob("[a-z]*.py"))
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
-    ["support.uncounted", *(f"stages.{name}" for name in STAGES.split()), "diffusers.models.unets.unet_2d",
+    ["support.uncounted", *(f"stages.{name}" for name in STAGES), "diffusers.models.unets.unet_2d",
      "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"]
 )  # fmt: skip

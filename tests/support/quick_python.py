@@ -38,16 +38,16 @@ def folder(counted: bool = True) -> str:
 
     Without `counted`, coverage does not count the lines that are run.
     """
-    folder = tempfile.mkdtemp()
-    path = Path(folder, "python")
+    made = tempfile.mkdtemp()
+    path = Path(made, "python")
     path.write_text(CLIENT, encoding="utf-8")
     path.chmod(0o755)
     environment = os.environ if counted else uncounted(os.environ)
-    server = subprocess.Popen([sys.executable, __file__, folder], stdout=subprocess.PIPE, env=environment)
+    server = subprocess.Popen([sys.executable, __file__, made], stdout=subprocess.PIPE, env=environment)
     assert server.stdout is not None
     server.stdout.readline()
     atexit.register(server.terminate)
-    return folder
+    return made
 
 
 def uncounted(environment: Mapping[str, str]) -> dict[str, str]:

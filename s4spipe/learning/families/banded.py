@@ -1,6 +1,5 @@
 """Any family with weights by frequency."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,9 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from s4spipe.learning.families.base import Family, Times, make
-from s4spipe.learning.families.nonstationary import Free
-from s4spipe.learning.families.singlestep import SS
+from s4spipe.learning.families.base import FAMILIES, Family, Times, make
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.sampling.tableau.basis import Basis
 
@@ -22,7 +19,7 @@ class Banded(Family):
 
     Args:
         members: a member of the family for each band, all from the same start and with the same `times`.
-        basis: the bands.
+        basis: the bands, whose weights have one dimension.
     """
 
     def __init__(self, members: Sequence[Family], basis: Basis):
@@ -32,9 +29,8 @@ class Banded(Family):
         self.register_buffer("t", first.t)
         self.times = first.times  # before the members, as `kind` tells times by their names
         for member in members[1:]:
-            member.times = first.times
-            if isinstance(member, SS) and isinstance(first, SS):
-                member.of_r = first.of_r
+            for name in ("times", *first.common):
+                setattr(member, name, getattr(first, name))
         self.members: Any = nn.ModuleList(members)
 
     @classmethod
@@ -43,15 +39,17 @@ class Banded(Family):
 
         With the basis of plain numbers, this is the family itself. Raises UserError as `families.make`.
         """
-        if name == "free":  # has numbers of its own for every weight, and refinement needs no other
-            return Free(start.over(basis) if basis.shape else start)
-        count = math.prod(basis.shape)
-        members = [make(name, start, times, **options) for _ in range(count)]
-        return cls(members, basis) if basis.shape else members[0]
+        if not basis.shape:
+            return make(name, start, times, **options)
+        if name in FAMILIES and FAMILIES[name].cls.by_band:
+            return make(name, start.over(basis), times, **options)
+        return cls([make(name, start, times, **options) for _ in range(*basis.shape)], basis)
 
     @property
     def parameter_count(self) -> int:
-        return sum(member.parameter_count for member in self.members)
+        first, *others = self.members
+        common = sum(p.numel() for name in first.common for p in getattr(first, name).parameters())
+        return first.parameter_count + sum(other.parameter_count - common for other in others)
 
     def metadata(self) -> dict[str, Any]:
         return {"bands": [member.metadata() for member in self.members]}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,8 @@ class Family(nn.Module):
 
     t: Tensor
     times: Times | None
+    common: ClassVar[tuple[str, ...]] = ()  # parameters besides `times` that are the same for all bands of frequencies
+    by_band: ClassVar[bool] = False  # whether `from_start` takes a tableau with weights in a basis
 
     def __init__(self, init: str, noise: NoiseSchedule, t: Tensor, nfe: int):
         super().__init__()

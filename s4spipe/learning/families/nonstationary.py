@@ -135,6 +135,7 @@ class Free(Family):
         start: any tableau; the initial parameters reproduce it.
     """
 
+    by_band = True
     lam: Tensor
     low: Tensor
     high: Tensor

@@ -41,6 +41,7 @@ class SS(Family):
     """
 
     r_start: Tensor
+    common = ("of_r",)  # where the network is evaluated
 
     def __init__(
         self,

@@ -74,9 +74,9 @@ class Prompts:
         about = read_about(path)
         self.count, self.null_condition = about["count"], about["count"] if about["guided"] else None
         self.file, rows = safe_open(path, framework="pt"), self.count + about["guided"]
-        for key in {"embeds", *self.file.keys()}:
-            if key not in self.file.keys():  # noqa: SIM118
-                raise UserError(f"{path}: holds no embeddings; make it again with `dvc repro -f prompts`")
+        if "embeds" not in self.file.keys():  # noqa: SIM118
+            raise UserError(f"{path}: holds no embeddings; make it again with `dvc repro -f prompts`")
+        for key in self.file.keys():  # noqa: SIM118
             if (there := self.file.get_slice(key).get_shape()[:1]) != [rows]:
                 raise UserError(f"{path}: {key} must hold {rows} embeddings, got {there}; make it again with "
                                 "`dvc repro -f prompts`")  # fmt: skip

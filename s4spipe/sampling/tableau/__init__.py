@@ -222,9 +222,9 @@ class Tableau:
             UserError: if the file is anything else; the message names the file and the entry.
         """
         data, weights = read_json(path), None
-        if isinstance(data, dict) and "arrays" in data:
-            weights = arrays.read(Path(path), data.pop("arrays"))
         try:
+            if isinstance(data, dict) and "arrays" in data:
+                weights = arrays.read(Path(path), data.pop("arrays"))
             return cls.from_dict(data, weights)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None

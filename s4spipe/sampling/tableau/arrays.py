@@ -20,7 +20,8 @@ def write(path: Path, numbers: dict[str, Tensor]) -> dict[str, str]:
     The name holds a part of the hash, so that the arrays of an older solver in the same place stay whole until the
     solver's own file is replaced.
     """
-    data = save({name: value.detach().cpu().contiguous() for name, value in numbers.items()})
+    own = {name: value.detach().cpu().contiguous().clone() for name, value in numbers.items()}  # they may share memory
+    data = save(own)
     digest = sha256(data).hexdigest()
     file = path.with_name(f"{path.stem}-{digest[:8]}.safetensors")
     with atomic(file) as temporary:

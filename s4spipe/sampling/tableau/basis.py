@@ -86,21 +86,23 @@ class Bands(Basis):
 
     def __post_init__(self) -> None:
         whole("axes of the bands", self.axes, 1, MOST_AXES)
-        given, rows = self.edges, self.rows
-        strict = not (isinstance(given, tuple) and given and isinstance(given[0], tuple))
-        if not isinstance(given, tuple) or not rows or len(rows) > MOST_CHANNELS or not 0 < len(rows[0]) < MOST_BANDS:
-            raise UserError(f"edges of bands must be 1 to {MOST_BANDS - 1} rising positive numbers, got {shown(given)}")
-        for row in rows:
-            if not isinstance(row, tuple) or len(row) != len(rows[0]) or not _rise(row, strict):
-                raise UserError(f"edges of bands must be {len(rows[0])} rising {'positive ' * strict}numbers"
-                                f"{' for each channel' * (not strict)}, got {shown(row)}")  # fmt: skip
-        if self.mixing:
+        rows, edges = self.rows, self.edges
+        if not isinstance(edges, tuple) or len(rows) > MOST_CHANNELS or not 0 < len(rows[0]) < MOST_BANDS:
+            raise UserError(f"edges of bands must be 1 to {MOST_BANDS - 1} rising positive numbers, got {shown(edges)}")
+        if rows is edges:
+            for row in rows:
+                if not isinstance(row, tuple) or len(row) != len(rows[0]) or not _ordered(row):
+                    raise UserError(f"edges of bands must be {len(rows[0])} rising numbers for each channel, got "
+                                    f"{shown(row)}")  # fmt: skip
+        elif not _ordered(edges) or any(a >= b for a, b in pairwise((0.0, *edges, math.inf))):
+            raise UserError(f"edges of bands must be {len(edges)} rising positive numbers, got {shown(edges)}")
+        if self.mixing != ():
             self._check_mixing()
 
     def _check_mixing(self) -> None:
-        rows, n = self.mixing, len(self.mixing)
-        plain = n <= MOST_CHANNELS and all(
-            isinstance(row, tuple) and len(row) == n and all(is_number(entry) for entry in row) for row in rows
+        rows, n = self.mixing, len(self.mixing) if isinstance(self.mixing, tuple) else 0
+        plain = 0 < n <= MOST_CHANNELS and all(
+            isinstance(row, tuple) and len(row) == n and all(map(is_number, row)) for row in rows
         )
         matrix = torch.tensor(rows, dtype=torch.float64, device="cpu") if plain else torch.zeros(1, 1)
         if not torch.allclose(matrix @ matrix.T, torch.eye(len(matrix), dtype=matrix.dtype), atol=1e-6):
@@ -158,11 +160,9 @@ class Bands(Basis):
         return {"name": "bands", "axes": self.axes, "edges": edges, **mixing}
 
 
-def _rise(row: tuple[float, ...], strict: bool) -> bool:
-    if not all(is_number(edge) and edge >= 0 for edge in row):  # false for NaN
-        return False
-    steps = list(pairwise((0.0, *row)))
-    return all(a < b < math.inf for a, b in steps) if strict else all(a <= b for a, b in steps)
+def _ordered(row: tuple[Any, ...]) -> bool:
+    """Whether these are numbers from 0 to infinity, none of which is below the one before it."""
+    return all(is_number(edge) for edge in row) and all(a <= b for a, b in pairwise((0.0, *row)))
 
 
 @dataclass(frozen=True)
