@@ -9,5 +9,5 @@ def module(folder, monkeypatch, name, code):
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
     name = f"{name}_{folder.name}"
-    (folder / f"{name}.py").write_text(code)
+    (folder / f"{name}.py").write_text(code, encoding="utf-8")
     return name
