@@ -206,6 +206,7 @@ def test_tensors_that_lie_about_their_size_are_refused():
         ("nfe: [*again]", "not valid YAML"),
         ("{" * 500, "not valid YAML"),
         ("- " * 10**4, "not valid YAML"),
+        ("a: " + "[" * 10**6, "not valid YAML (line 1: more than 100 levels of nesting)"),
         ("a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in
          zip("abcdefgh", "bcdefghi", strict=True)), "its anchors and aliases make more than 100,000 values"),
     ],

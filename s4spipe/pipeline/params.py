@@ -7,6 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
 from s4spipe.learning import families
 from s4spipe.pipeline import layout, resolve
@@ -18,12 +19,18 @@ from s4spipe.solvers import timesteps
 from s4spipe.solvers.timesteps import SEARCHED, Schedule
 
 LARGEST = 100_000  # values in a parameter file
+DEEPEST = 100  # lists and blocks in one another
 
 
 def load(path: str | Path = layout.PARAMS) -> Params:
     """Read and check a parameter file. Raises UserError, naming the file and the key, for the first mistake in it."""
     try:
-        data = YAML(typ="safe").load(Path(path))  # the parser that DVC uses
+        yaml, text, depth = YAML(typ="safe"), Path(path).read_bytes(), 0  # the parser that DVC uses
+        for event in yaml.parse(text):  # without the recursion of `load`, which a C parser may not survive
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > DEEPEST:
+                raise ValueError(f"line {event.start_mark.line + 1}: more than {DEEPEST} levels of nesting")
+        data = yaml.load(text)
         size = _size(data, {})
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from the project's root") from None
