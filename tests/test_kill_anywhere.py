@@ -18,7 +18,7 @@ from support.forks import FORK
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("S4SPIPE_KILLS", "3"))
+KILLS = int(os.environ.get("S4SPIPE_KILLS", "2"))
 IN_A_ROW = 10  # kills, until the stage may finish
 PATIENCE = 30  # seconds for the rest of a killed stage to notice
 KINDS = {1: ("SIGKILL", "SIGTERM", "parent killed"), 2: ("one of two killed", "both killed", "launcher killed")}
