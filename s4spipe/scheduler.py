@@ -14,10 +14,10 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from s4spipe import noise
+from s4spipe.models import noise
 from s4spipe.models.base import prediction
 from s4spipe.models.base.prediction import X0, noise_schedule
-from s4spipe.noise import Flow, VPDiscrete
+from s4spipe.models.noise import Flow, VPDiscrete
 from s4spipe.runtime import checks
 from s4spipe.runtime.checks import whole
 from s4spipe.runtime.errors import UserError, needs, shown

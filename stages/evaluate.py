@@ -13,7 +13,7 @@ from s4spipe.pipeline.layout import NONE, Cell
 from s4spipe.pipeline.schema import Params
 from s4spipe.runtime import distributed
 from s4spipe.runtime.errors import UserError
-from s4spipe.runtime.files import read_array, read_json, read_lines, read_tensors, write_json
+from s4spipe.runtime.files import read_array, read_json, read_tensors, write_json
 
 
 @stage.divided
@@ -31,8 +31,9 @@ def main(params: Params, solver: str, nfe: int) -> None:
         return
     result = quality(params, features)
     result["teacher_distance"] = rms(samples, read_array(places.samples(teacher, "images.npy"))[:count])
-    if settings.clip:
-        result["clip_score"] = clip.score(samples, read_lines(params.prompts, "prompts"), settings.clip, device)
+    if settings.clip != "none":
+        prompts = read_json(places.samples(cell, "prompts.json"))
+        result["clip_score"] = clip.score(samples, prompts, settings.clip, device)
     result = rounded(result, cell)
     states, ideal = (
         read_tensors(places.samples(c, "states.safetensors"), "states")[0]["states"] for c in (cell, teacher)

@@ -16,7 +16,7 @@ def main(params: Params) -> None:
     texts = read_lines(params.prompts, "prompts")
     tensors = embed(settings, texts, stage.device(params))
     guided = len(tensors["embeds"]) > len(texts)
-    write_tensors(path, tensors, {"count": len(texts), "guided": guided, "model": identity(settings)})
+    write_tensors(path, tensors, {"guided": guided, "prompts": texts, "model": identity(settings)})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from s4spipe.pipeline import stage
 from s4spipe.pipeline.layout import Cell
 from s4spipe.pipeline.schema import Params
 from s4spipe.runtime import distributed
-from s4spipe.runtime.files import write_arrays, write_json, write_tensors
+from s4spipe.runtime.files import read_tensors, write_arrays, write_json, write_tensors
 from s4spipe.runtime.scratch import Scratch, fingerprint
 from s4spipe.sampling.batches import Noises, draw, generate
 from s4spipe.sampling.images import to_uint8
@@ -53,6 +53,8 @@ def main(params: Params, folder: str, solver: str, nfe: int) -> None:
     write_tensors(places.samples(cell, "states.safetensors"), {"states": states(denoiser, tableau, x_T, condition)})
     cost = {"nfe": tableau.nfe, "depth": tableau.depth, "network_calls": tableau.nfe * denoiser.network_calls}
     write_json(places.samples(cell, "about.json"), cost | {"schedule": tableau.meta.get("schedule", "of its own")})
+    if denoiser.in_order:
+        write_json(places.samples(cell, "prompts.json"), read_tensors(places.prompts, tensors=False)[1]["prompts"])
     timing = {"seconds_per_sample": round(seconds / settings.count, 7), "device": str(denoiser.device)}
     write_json(places.timing(cell), timing)
     scratch.clear()

@@ -11,7 +11,7 @@ from support.imports import ROOT
 
 # What is directly in s4spipe/, each importing only what stands before it.
 ORDER = (
-    *("runtime", "noise", "models", "sampling", "solvers", "classical", "scheduler", "features", "learning"),
+    *("runtime", "models", "noise", "sampling", "solvers", "classical", "scheduler", "features", "learning"),
     *("training", "evaluation", "pipeline", "report", "commands", "__main__"),
 )
 LIBRARY = imports.modules("s4spipe")

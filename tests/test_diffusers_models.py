@@ -45,7 +45,7 @@ def adapter(request, tmp_path):
         (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
         texts = read_lines(tmp_path / "prompts.txt", "prompts")
         tensors = embed(models.ModelSettings.of(settings), texts, torch.device("cpu"), batch_size=2)
-        about = {"count": 3, "guided": len(tensors["embeds"]) == 4, "model": {}}
+        about = {"guided": len(tensors["embeds"]) == 4, "prompts": ["a", "b", "c"], "model": {}}
         settings["embeddings"] = str(tmp_path / "prompts.safetensors")
         write_tensors(settings["embeddings"], tensors, about)
     return request.param.split(",")[0], pipe, models.load(settings)

@@ -202,7 +202,10 @@ def weights(folder):
     }
     whole = {name: read_tensors(ROOT / f"models/{name}.safetensors") for name in ("digits", "features")}
     whole["edm"] = read_tensors(standins.edm(folder / "whole.safetensors"))
-    whole["prompts"] = ({"embeds": torch.randn(4, 2, 4)}, {"count": 3, "guided": True, "model": {"kind": "diffusers"}})
+    whole["prompts"] = (
+        {"embeds": torch.randn(4, 2, 4)},
+        {"guided": True, "prompts": ["a", "b", "c"], "model": {"kind": "diffusers"}},
+    )
 
     def attempt(rng):
         name = rng.choice(list(known))

@@ -6,12 +6,12 @@ from support import pipes
 
 from s4spipe import models
 from s4spipe.features.base import loading
+from s4spipe.features.digits import to_255
 from s4spipe.learning.pairs import Pairs
 from s4spipe.runtime import files
 from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.scratch import Scratch
 from s4spipe.sampling.batches import Noises, draw, generate
-from s4spipe.sampling.images import to_255
 from s4spipe.solvers import registry, timesteps
 from s4spipe.training import digits, unet
 from s4spipe.training.denoiser import DigitsTraining, train

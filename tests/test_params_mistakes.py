@@ -38,7 +38,6 @@ KEYS = [(*prefix, name) for prefix, block in BLOCKS for name, field in block.mod
         if field.default is not None]  # fmt: skip
 OPTIONAL = [
     "run.launcher",
-    "fid.clip",
     *(f"model.{key}" for key in ("source", "revision", "size", "shape", "scheduler")),
 ]
 

@@ -15,7 +15,7 @@ from s4spipe.learning import adam, distance, families, gauss_newton, refinement,
 from s4spipe.learning.families import Family, Free, Times
 from s4spipe.learning.pairs import Pairs
 from s4spipe.learning.task import COEFFICIENTS, TIMES, Task
-from s4spipe.noise import NoiseSchedule
+from s4spipe.models.noise import NoiseSchedule
 from s4spipe.runtime.scratch import Scratch
 from s4spipe.sampling.batches import draw
 from s4spipe.sampling.loop import sample

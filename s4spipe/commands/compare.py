@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
-from s4spipe import noise
 from s4spipe.commands import terminal
 from s4spipe.commands.terminal import noise_levels
+from s4spipe.models import noise
 from s4spipe.report.tables import flat
 from s4spipe.runtime.errors import printable
 from s4spipe.sampling.tableau import Tableau

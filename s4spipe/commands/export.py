@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from s4spipe.commands.terminal import to_yaml
-from s4spipe.noise import Flow, VPDiscrete
+from s4spipe.models.noise import Flow, VPDiscrete
 from s4spipe.pipeline import resolve
 from s4spipe.pipeline.layout import Cell
 from s4spipe.pipeline.schema import Params

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 from torch import Tensor
 
-from s4spipe import noise
 from s4spipe.commands import terminal
 from s4spipe.commands.terminal import noise_levels, wrapped
+from s4spipe.models import noise
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.sampling.tableau.basis import Arrays, Bands
 

@@ -37,7 +37,7 @@ def score(images: np.ndarray, prompts: list[str], path: str, device: torch.devic
         cosines.append(torch.cosine_similarity(out.image_embeds, out.text_embeds).clamp(min=0).cpu())
     value = 100 * torch.cat(cosines).mean().item()
     if not math.isfinite(value):
-        raise UserError(f"fid.clip: the score by {path!r} is not finite; get its weights again, or leave the key out")
+        raise UserError(f"fid.clip: the score by {path!r} is not finite; get its weights again, or make it none")
     return value
 
 
@@ -61,6 +61,6 @@ def _load(path: str, device: torch.device) -> tuple[Any, Any]:
             raise ValueError("it has no tokenizer.json, and no vocab.json with merges.txt")
     except Exception as error:  # what a folder holds may raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
-        raise UserError(f"fid.clip: no CLIP model at {path!r} ({reason}); name a local folder, or leave the key "
-                        "out") from None  # fmt: skip
+        raise UserError(f"fid.clip: no CLIP model at {path!r} ({reason}); name a local folder, or make it "
+                        "none") from None  # fmt: skip
     return model.to(device).eval(), processor

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from s4spipe.noise import precision
+from s4spipe.models.noise import precision
 from s4spipe.sampling.loop import sample
 from s4spipe.sampling.tableau import Tableau
 

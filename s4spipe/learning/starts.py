@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from s4spipe.noise import NoiseSchedule
+from s4spipe.models.noise import NoiseSchedule
 from s4spipe.runtime.errors import UserError
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.solvers import registry

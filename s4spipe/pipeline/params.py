@@ -112,8 +112,8 @@ def _check_model(params: Params, root: Path) -> None:
         if (block.network == "callable") != (block.source != "none"):
             raise UserError(f"{name}.source: must be module:function if {name}.network is callable, and none "
                             f"otherwise, got {shown(block.source)}")  # fmt: skip
-    if params.fid.clip and params.prompts == NONE:
-        raise UserError("fid.clip: a CLIP score needs prompts; leave it out")
+    if params.fid.clip != "none" and params.prompts == NONE:
+        raise UserError("fid.clip: a CLIP score needs prompts; make it none")
 
 
 def _check_lists(params: Params, root: Path) -> None:

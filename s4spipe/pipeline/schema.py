@@ -246,7 +246,7 @@ class Fid(Block):
     real: File = key(
         DIGITS_IMAGES, f"real images: a folder, an .npy array of uint8, or statistics as .npz; {NONE}: none"
     )
-    clip: File | None = key(None, "folder or id of a CLIP model, for the CLIP score of a text-to-image model")
+    clip: File = key("none", "a CLIP model's folder or id, for the CLIP score of a text-to-image model; none: no score")
 
 
 class Report(Block):

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from s4spipe.learning import starts
-from s4spipe.noise import NoiseSchedule
+from s4spipe.models.noise import NoiseSchedule
 from s4spipe.pipeline import resolve
 from s4spipe.pipeline.layout import Cell
 from s4spipe.pipeline.schema import Params, Start

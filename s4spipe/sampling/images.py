@@ -7,11 +7,6 @@ from torch import Tensor
 from s4spipe.runtime.errors import UserError
 
 
-def to_255(x: Tensor) -> Tensor:
-    """[-1, 1] to [0, 255], without rounding or clipping, so that gradients can pass."""
-    return (x + 1) * 127.5
-
-
 def to_uint8(x: Tensor) -> np.ndarray:
     """[n, 1 or 3, H, W] in [-1, 1] to 8-bit images.
 
@@ -23,4 +18,4 @@ def to_uint8(x: Tensor) -> np.ndarray:
     if bad := int((~x.isfinite().flatten(1).all(1)).sum()):
         raise UserError(f"the images are not finite (NaN or infinite) for {bad} of {len(x)} samples, after decoding; "
                         "try model.precision bfloat16 or float32, and check the autoencoder's weights")  # fmt: skip
-    return to_255(x).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()

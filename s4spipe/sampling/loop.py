@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from s4spipe.models.base.denoiser import Denoiser
-from s4spipe.noise import precision
+from s4spipe.models.noise import precision
 from s4spipe.runtime.checks import check_like
 from s4spipe.runtime.errors import UserError, shown
 from s4spipe.sampling.tableau import Tableau

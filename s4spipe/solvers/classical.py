@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s4spipe.noise import NoiseSchedule
+from s4spipe.models.noise import NoiseSchedule
 from s4spipe.solvers.multistep import Form, Multistep
 from s4spipe.solvers.singlestep import ADAMS_BASHFORTH, SingleStep
 

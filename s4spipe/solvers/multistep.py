@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from s4spipe.noise import NoiseSchedule
+from s4spipe.models.noise import NoiseSchedule
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.solvers.symbolic import Trace
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from s4spipe.noise import NoiseSchedule
+from s4spipe.models.noise import NoiseSchedule
 from s4spipe.runtime.checks import MOST_NFE, whole
 from s4spipe.runtime.errors import UserError, shown, unknown
 from s4spipe.sampling.tableau import Tableau

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from s4spipe.models.base.denoiser import Denoiser
-from s4spipe.noise import NoiseSchedule
+from s4spipe.models.noise import NoiseSchedule
 from s4spipe.sampling.loop import sample
 from s4spipe.solvers import classical, registry, timesteps
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from s4spipe.noise import NoiseSchedule
+from s4spipe.models.noise import NoiseSchedule
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.solvers.multistep import Form, combine, step_weights
 from s4spipe.solvers.symbolic import Trace

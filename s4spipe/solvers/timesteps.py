@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s4spipe.noise import NoiseSchedule
+from s4spipe.models.noise import NoiseSchedule
 from s4spipe.runtime.checks import MOST_NFE, is_number, whole
 from s4spipe.runtime.errors import UserError, shown, unknown
 

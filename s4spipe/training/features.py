@@ -8,10 +8,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from s4spipe.features.digits import DigitFeatures
+from s4spipe.features.digits import DigitFeatures, to_255
 from s4spipe.runtime.files import write_tensors
 from s4spipe.runtime.scratch import Scratch
-from s4spipe.sampling.images import to_255
 from s4spipe.training import digits
 
 # The network for FID, and the one that learning may use, which has another shape: what differs from the defaults of

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from s4spipe.features.digits import to_255
 from s4spipe.runtime.files import read_tensors
-from s4spipe.sampling.images import to_255
 
 SIDE, CELLS = 16, (4, 6)
 WEIGHTS = "models/photos.safetensors"

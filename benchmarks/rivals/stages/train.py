@@ -8,9 +8,9 @@ from tqdm import tqdm
 
 from benchmarks.rivals import params
 from benchmarks.rivals.problems import photos
+from s4spipe.features.digits import to_255
 from s4spipe.runtime.files import write_tensors
 from s4spipe.runtime.scratch import Scratch, fingerprint
-from s4spipe.sampling.images import to_255
 from s4spipe.training.unet import UNET, UNetTraining, train_unet
 
 METADATA = {

@@ -9,7 +9,11 @@ from torch import Tensor, nn
 from s4spipe.runtime.checks import check_shapes
 from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.files import read_tensors
-from s4spipe.sampling.images import to_255
+
+
+def to_255(images: Tensor) -> Tensor:
+    """[-1, 1] to [0, 255], without rounding or clipping, so that gradients can pass."""
+    return (images + 1) * 127.5
 
 
 class DigitFeatures(nn.Module):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from s4spipe.noise import NoiseSchedule
+from s4spipe.models.noise import NoiseSchedule
 from s4spipe.runtime.errors import UserError, unknown
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.solvers import registry

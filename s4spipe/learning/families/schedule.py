@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from s4spipe.learning.families.base import Family, Times, register
-from s4spipe.noise import NoiseSchedule
+from s4spipe.models.noise import NoiseSchedule
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.solvers import registry
 from s4spipe.solvers.singlestep import SingleStep

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from s4spipe.learning.correction import Correction
 from s4spipe.learning.families.base import Family, Times, register
-from s4spipe.noise import NoiseSchedule
+from s4spipe.models.noise import NoiseSchedule
 from s4spipe.runtime.errors import UserError
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.solvers import registry

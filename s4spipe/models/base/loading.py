@@ -14,7 +14,7 @@ from torch import Tensor
 from s4spipe.models.base import dry_call
 from s4spipe.models.base.denoiser import Denoiser
 from s4spipe.models.base.settings import ORIGIN, ModelSettings
-from s4spipe.noise import NoiseSchedule
+from s4spipe.models.noise import NoiseSchedule
 from s4spipe.runtime import checks
 from s4spipe.runtime.errors import UserError, unknown
 from s4spipe.runtime.files import read_json

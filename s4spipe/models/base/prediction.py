@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from s4spipe import noise
-from s4spipe.noise import Flow, NoiseSchedule, VPDiscrete
+from s4spipe.models import noise
+from s4spipe.models.noise import Flow, NoiseSchedule, VPDiscrete
 from s4spipe.runtime.checks import is_number, whole
 from s4spipe.runtime.errors import UserError, needs, shown, unknown
 

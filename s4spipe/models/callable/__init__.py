@@ -9,7 +9,7 @@ from torch.nn.functional import one_hot
 from s4spipe.models.base import dry_call, prediction
 from s4spipe.models.base.denoiser import Denoiser
 from s4spipe.models.base.settings import ModelSettings
-from s4spipe.noise import VE, NoiseSchedule
+from s4spipe.models.noise import VE, NoiseSchedule
 from s4spipe.runtime import user_code
 from s4spipe.runtime.errors import UserError
 

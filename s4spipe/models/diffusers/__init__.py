@@ -10,7 +10,7 @@ from s4spipe.models.base.denoiser import Denoiser
 from s4spipe.models.base.prediction import noise_schedule as noise_schedule_of
 from s4spipe.models.base.settings import ModelSettings
 from s4spipe.models.diffusers.folder import index, scheduler_config
-from s4spipe.noise import NoiseSchedule
+from s4spipe.models.noise import NoiseSchedule
 from s4spipe.runtime.errors import UserError, unknown
 
 

@@ -72,7 +72,8 @@ class Prompts:
             raise UserError(f"{path}: no such file; name your file of prompts in `prompts` of params.yaml, and run "
                             "`dvc repro`")  # fmt: skip
         about = read_about(path)
-        self.count, self.null_condition = about["count"], about["count"] if about["guided"] else None
+        self.count = len(about["prompts"])
+        self.null_condition = self.count if about["guided"] else None
         self.file, rows = safe_open(path, framework="pt"), self.count + about["guided"]
         if "embeds" not in self.file.keys():  # noqa: SIM118
             raise UserError(f"{path}: holds no embeddings; make it again with `dvc repro -f prompts`")
@@ -95,7 +96,8 @@ class Prompts:
 
 def read_about(path: str | Path) -> dict:
     about = read_tensors(path, tensors=False)[1]
-    known = isinstance(about, dict) and set(about) == {"count", "guided", "model"}
-    if not known or type(about["count"]) is not int or type(about["guided"]) is not bool or about["count"] < 1:
+    known = isinstance(about, dict) and set(about) == {"guided", "prompts", "model"}
+    texts = about["prompts"] if known else None
+    if not isinstance(texts, list) or not texts or {str} != set(map(type, texts)) or type(about["guided"]) is not bool:
         raise UserError(f"{path}: not a file of the stage prompts; make it again with `dvc repro -f prompts`")
     return about

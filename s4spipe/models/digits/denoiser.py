@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle
 
 from s4spipe.models.base.denoiser import Denoiser
-from s4spipe.noise import VE
+from s4spipe.models.noise import VE
 
 
 class EDMDenoiser(Denoiser):

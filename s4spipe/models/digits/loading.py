@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from s4spipe.models.base.settings import ModelSettings
 from s4spipe.models.digits.denoiser import EDMDenoiser
-from s4spipe.noise import NoiseSchedule
+from s4spipe.models.noise import NoiseSchedule
 from s4spipe.runtime.checks import check_shapes, is_number, whole
 from s4spipe.runtime.errors import UserError, needs, shown
 from s4spipe.runtime.files import read_tensors

@@ -5,7 +5,7 @@ from torch.nn.functional import one_hot
 
 from s4spipe.models.base.denoiser import Denoiser
 from s4spipe.models.edm.preconditioning import Preconditioned
-from s4spipe.noise import VE
+from s4spipe.models.noise import VE
 
 
 class EDMCheckpoint(Denoiser):

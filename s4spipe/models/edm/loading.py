@@ -9,7 +9,7 @@ from s4spipe.models.base.settings import ModelSettings
 from s4spipe.models.edm.denoiser import EDMCheckpoint
 from s4spipe.models.edm.preconditioning import Preconditioned
 from s4spipe.models.edm.reader import read
-from s4spipe.noise import NoiseSchedule
+from s4spipe.models.noise import NoiseSchedule
 from s4spipe.runtime.checks import check_shapes
 from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.files import read_tensors, write_tensors

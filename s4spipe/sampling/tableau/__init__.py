@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s4spipe import noise
-from s4spipe.noise import NoiseSchedule
+from s4spipe.models import noise
+from s4spipe.models.noise import NoiseSchedule
 from s4spipe.runtime.checks import check_plain, is_number
 from s4spipe.runtime.errors import UserError, shown, unknown
 from s4spipe.runtime.files import read_json, write_text
