@@ -26,8 +26,8 @@ def main(params: Params) -> None:
             save_all(path, candidates)
     if not starts:
         write_json(places.run / "starts" / "none.json", [])  # DVC needs the folder
-    for folder in places.measured:
-        folder.mkdir(exist_ok=True)  # DVC needs what the report reads, without learned solvers too
+    for measured in places.measured:
+        measured.mkdir(exist_ok=True)  # DVC needs what the report reads, without learned solvers too
     for folder in ("tables", "starts"):  # remove those of former solvers and NFEs
         for path in (places.run / folder).glob("*.json"):
             if path not in {*made, *starts} and (starts or path.name != "none.json"):
