@@ -1,6 +1,7 @@
 """Learn a solver from the teacher's pairs, as its block in `learners` of params.yaml says."""
 
 import dataclasses
+from functools import partial
 
 import click
 import torch
@@ -17,7 +18,7 @@ from s4spipe.runtime import distributed
 from s4spipe.runtime.files import write_json
 from s4spipe.runtime.scratch import Scratch, fingerprint, signature
 from s4spipe.sampling.tableau import Tableau, load_all
-from s4spipe.sampling.tableau.basis import Basis
+from s4spipe.sampling.tableau.basis import PLAIN, Basis
 
 
 @stage.divided
@@ -42,15 +43,18 @@ def main(params: Params, folder: str, name: str, nfe: int) -> None:
     starts.check_noise(candidates, denoiser.noise_schedule)
     start = starts.choose(candidates, loss)
     basis = frequency.bands(training.x_0, settings.bands)
-    student = student_of(settings, start, basis)  # stays on the CPU: a few dozen numbers
     files = [params.model.weights, places.starts(cell), places.pairs("train"), places.pairs("validation")]
     files += [seeing.weights] if seeing else []
     model, block = dataclasses.asdict(stage.model_settings(params)), settings.model_dump()
     scratch = Scratch(fingerprint(name, nfe, block, model, files=tuple(files)))
+    newton = settings.optimizer == "gauss_newton"
+    student = student_of(settings, start, PLAIN if newton else basis)  # stays on the CPU: a few dozen numbers
     task = Task(student, denoiser, training, validation, scratch, settings.seed, micro_batch_size, f"{name} {nfe} NFE")
-    if settings.optimizer == "gauss_newton":
+    if newton:
         learns = {"coefficients": (COEFFICIENTS,), "times": (TIMES,), "joint": (COEFFICIENTS, TIMES)}[settings.learns]
-        history = gauss_newton.fit(task, learns, distance_fn, settings.batch_size, settings.epochs)
+        fit = partial(gauss_newton.fit, learns=learns, distance=distance_fn, batch_size=settings.batch_size,
+                      steps=settings.epochs)  # fmt: skip
+        student, history = gauss_newton.widened(task, basis, fit)
     else:
         rates = adam.Adam(settings.batch_size, settings.learning_rate, settings.radius)
         history = adam.fit(task, phases(settings), distance_fn, rates)

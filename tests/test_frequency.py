@@ -159,15 +159,72 @@ class Wiener(torch.nn.Module):
         return (transformed(self.power / (self.power + sigma**2) * y, 2, back=True) + 0.05 * torch.tanh(x)).to(x.dtype)
 
 
+@pytest.mark.parametrize("name", sorted({*FAMILIES} - {"fixed"}))
+def test_what_was_learned_in_plain_numbers_goes_on_in_bands(name):
+    solver = SPECIAL.get(name, "dpmpp_3m")
+    start = registry.build(solver, NOISE, timesteps.build("edm", NOISE, 2 if name in ("ss", "epd") else 4), nfe=4)
+    times = Times(NOISE, start.t) if name != "free" and len(start.t) == 5 else None
+    plain = Banded.of(name, start, times, PLAIN, order=3)
+    assert Banded.around(plain, PLAIN) is plain
+    with torch.no_grad():
+        for p in plain.parameters():
+            p += 0.01 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0), dtype=p.dtype)
+    plain.clip()
+    learned = plain()
+    wide = Banded.around(plain, THREE)
+    for key in ("t", "t_c"):
+        torch.testing.assert_close(getattr(wide(), key), getattr(learned, key), rtol=1e-12, atol=1e-12)
+    for key in ("c", "W", "c_0"):
+        torch.testing.assert_close(getattr(wide(), key), getattr(learned.over(THREE), key), rtol=1e-12, atol=1e-14)
+    (slope,) = torch.autograd.grad(wide().c[-1, 1], next(iter(params(wide, 1))), allow_unused=True)
+    assert slope is not None
+
+
+def test_bands_begin_where_plain_numbers_ended(tmp_path):
+    def fit(task):
+        return gauss_newton.fit(task, ("coefficients", "times"), distance.pseudo_huber, 40, 6)
+
+    def learned(denoiser, folder):
+        return gauss_newton.widened(task_of(PLAIN, folder, denoiser), THREE, fit)
+
+    plain, alone = task_of(PLAIN, tmp_path / "plain", Wiener()), Wiener()
+    of_plain = fit(plain)
+    student, history = learned(alone, tmp_path / "a")
+    assert history[: len(of_plain)] == of_plain
+    assert [row["epoch"] for row in history] == list(range(len(history)))
+    spent = [row["evaluations"] for row in history]
+    assert spent == sorted(spent)
+    assert student().basis == THREE
+    assert min(row["validation"] for row in history) < 0.8 * min(row["validation"] for row in of_plain)
+    with pytest.raises(Killed):
+        learned(Wiener(dies_at=alone.calls - 40), tmp_path / "b")
+    again, same = learned(Wiener(), tmp_path / "b")
+    assert same == history
+    assert again().to_dict() == student().to_dict()
+    assert gauss_newton.widened(plain, PLAIN, fit)[0] is plain.student
+
+
+def test_a_fit_ends_when_the_validation_pairs_see_no_progress(tmp_path):
+    history = gauss_newton.fit(task_of(PLAIN, tmp_path, Wiener()), ("coefficients", "times"), distance.pseudo_huber, 40,
+                               100)  # fmt: skip
+    losses = [row["validation"] for row in history[:-1]]
+    assert len(losses) < 60
+    assert losses.index(min(losses)) == len(losses) - 1 - gauss_newton.PATIENCE
+
+
 def fitted(basis, folder, denoiser, steps=4):
+    task = task_of(basis, folder, denoiser)
+    history = gauss_newton.fit(task, ("coefficients", "times"), distance.pseudo_huber, 40, steps)
+    return task.student(), history
+
+
+def task_of(basis, folder, denoiser):
     noise = VE(0.01, 20.0)
     x_T = [torch.randn(n, 2, 6, 6, generator=torch.Generator().manual_seed(n)) * noise.sigma_T for n in (60, 30)]
     teacher = registry.make("dpmpp_2m", "logsnr", noise, 60)
     training, validation = (Pairs(x, sample(Wiener(), teacher, x), None) for x in x_T)
     student = Banded.of("free", registry.make("dpmpp_2m", "logsnr", noise, 3), None, basis)
-    task = Task(student, denoiser, training, validation, Scratch(folder))
-    history = gauss_newton.fit(task, ("coefficients", "times"), distance.pseudo_huber, 40, steps)
-    return student(), history
+    return Task(student, denoiser, training, validation, Scratch(folder))
 
 
 def test_a_killed_fit_in_bands_goes_on_where_it_was(tmp_path):

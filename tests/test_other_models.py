@@ -23,13 +23,14 @@ pytestmark = pytest.mark.slow
 TOY = {
     "nfe": [3],
     "classical": ["ddim"],
+    "refined": ["free_bands"],
     "run": {"batch_size": 3, "micro_batch_size": 2, "device": "cpu"},
     "gits": {"grid": 6, "noises": 3},
     "teacher": {"nfe": 4, "train": 4, "validation": 2},
-    "starts": {"free": {"schedules": ["logsnr"]}},
+    "starts": {"free_bands": {"schedules": ["logsnr"]}},
     "learner_defaults": {"pairs": 4, "validation_pairs": 2, "batch_size": 4, "warmup_epochs": 1, "alternations": 1},
     "learners": {"s4s": {"pairs": 4, "validation_pairs": 2, "batch_size": 4, "epochs": 1},
-                 "free": {"validation_pairs": 2, "batch_size": 4, "epochs": 1}},
+                 "free_bands": {"validation_pairs": 2, "batch_size": 4, "epochs": 1}},
     "refine": {"pairs": 4, "validation_pairs": 2, "steps": 1},
     "sample": {"count": 5},
     "reference": {"nfe": 3, "count": 5},
@@ -138,7 +139,7 @@ def in_order(project):
     return [stage for stage in stages if stage.name.partition("@")[0] not in own]
 
 
-def check_results(project, model, guided, learned=("s4s", "s4s_alt", "free")):
+def check_results(project, model, guided, learned=("s4s", "s4s_alt", "free_bands")):
     rows = list(csv.DictReader((project / f"runs/{model}/report/fid.csv").read_text().splitlines()))
     assert [(row["solver"], row["nfe"]) for row in rows] == [
         ("teacher", "4"), *((name, "3") for name in ("ddim", *learned))

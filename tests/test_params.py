@@ -79,7 +79,8 @@ def test_a_learner_that_is_not_learned_may_ask_for_what_this_run_has_not(tmp_pat
 def test_without_refined_solvers_their_refinement_needs_no_pairs():
     few = [("teacher.train", 100), ("learned", []), ("refine.pairs", 600)]
     params.parse(changed(*few, ("refined", [])))
-    assert mistake(changed(*few, ("learners.free.pairs", 100))).startswith("refine.pairs: ")
+    fits = (("learners.free.pairs", 100), ("learners.free_bands.pairs", 100))
+    assert mistake(changed(*few, *fits)).startswith("refine.pairs: ")
 
 
 # -- what must go together --------------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def test_a_presets_learners_look_through_its_perceptual_network(name):
     """As in the paper: LPIPS for S4S and S4S-Alt, and for whatever of the rivals is named."""
     found = params.parse(presets.read(name)[0])
     by_norm = {learner for learner in found.learners if resolve.learner(found, learner).distance == "pseudo_huber"}
-    assert by_norm == {"free", "gn"}
+    assert by_norm == {"free", "free_bands", "gn"}
     assert found.perceptual.network == "lpips"
     for rival in ("ld3", "dss", "gs", "bns", "epd", "gn"):
         assert found.starts[rival].schedules == found.starts["s4s_alt"].schedules
@@ -159,10 +159,13 @@ def test_the_cost_is_counted_by_hand():
     newton = 64 * 5 * 4 + free.epochs * 6 * free.batch_size + (free.epochs + 2) * free.validation_pairs
     bfgs = 4 * refine.pairs + refine.steps * (3 * refine.pairs + refine.validation_pairs)
     assert evaluations["learning free"] == 2 * (newton + bfgs) * total
-    assert evaluations["samples"] == 2 * 50_000 * (20 + 9 * total)
-    assert len(evaluations) == 5
+    steps = resolve.learner(found, "free_bands").epochs  # at most, of plain numbers and then of bands
+    newton = 64 * 5 * 4 + 2 * (steps * 6 * free.batch_size + (steps + 2) * free.validation_pairs)
+    assert evaluations["learning free_bands"] == 2 * (newton + bfgs) * total
+    assert evaluations["samples"] == 2 * 50_000 * (20 + 10 * total)
+    assert len(evaluations) == 6
     assert cost.gpu_hours(found, 100) == pytest.approx(sum(evaluations.values()) * 100e9 / 50e12 / 3600)
-    assert cost.sample_bytes(found, [3, 256, 256]) == 37 * 50_000 * 3 * 256 * 256
+    assert cost.sample_bytes(found, [3, 256, 256]) == 41 * 50_000 * 3 * 256 * 256
 
 
 # -- switching --------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.rivals.problems.problem import Problem
 from s4spipe.features.base import frechet
-from s4spipe.learning import adam, distance, families, gauss_newton, refinement, starts
+from s4spipe.learning import adam, distance, families, frequency, gauss_newton, refinement, starts
 from s4spipe.learning.families import Family, Free, Times
 from s4spipe.learning.pairs import Pairs
 from s4spipe.learning.task import COEFFICIENTS, TIMES, Task
@@ -20,6 +21,7 @@ from s4spipe.runtime.scratch import Scratch
 from s4spipe.sampling.batches import draw
 from s4spipe.sampling.loop import sample
 from s4spipe.sampling.tableau import Tableau
+from s4spipe.sampling.tableau.basis import PLAIN
 from s4spipe.solvers import registry, searched_schedules, timesteps
 
 CLASSICAL = ("ddim", "dpmpp_2m", "dpmpp_3m", "ipndm", "deis_tab", "unipc_bh1", "unipc_bh2")
@@ -28,7 +30,7 @@ ORDER = 3
 DISTANCE = distance.pseudo_huber
 MICRO_BATCH_SIZE = 200
 ADAM_BATCH_SIZE, LEARNING_RATE = 20, 0.03
-NEWTON_BATCH_SIZE, NEWTON_STEPS = 200, 10
+NEWTON_BATCH_SIZE, NEWTON_STEPS, BANDED_STEPS = 200, 10, 40
 FREE_START, SKIP = "dpmpp_3m", (0.0, 0.1, 0.2, 0.3)
 REFINEMENTS = 3
 
@@ -119,11 +121,14 @@ def phases(learns: str, epochs: int) -> list[adam.Phase]:
     return [adam.Phase(what, epochs)]
 
 
-def newton(cell: Cell, students: Sequence[Family]) -> tuple[Family, int]:
+def newton(cell: Cell, students: Sequence[Family], banded: bool = False) -> tuple[Family, int]:
     """The most promising student by Gauss-Newton, and the evaluations spent. Validation is by all pairs."""
     trial, denoiser = cell.training.take(torch.arange(starts.TRIAL_PAIRS)), cell.problem.denoiser
     student = min(students, key=lambda s: gauss_newton.mean_distance(s(), denoiser, trial, DISTANCE, MICRO_BATCH_SIZE))
-    history = gauss_newton.fit(cell.task(student), (COEFFICIENTS, TIMES), DISTANCE, NEWTON_BATCH_SIZE, NEWTON_STEPS)
+    basis, steps = (frequency.bands(cell.training.x_0), BANDED_STEPS) if banded else (PLAIN, NEWTON_STEPS)
+    fit = partial(gauss_newton.fit, learns=(COEFFICIENTS, TIMES), distance=DISTANCE, batch_size=NEWTON_BATCH_SIZE,
+                  steps=steps)  # fmt: skip
+    student, history = gauss_newton.widened(cell.task(student), basis, fit)
     return student, len(students) * starts.TRIAL_PAIRS * cell.nfe + history[-1]["evaluations"]
 
 
@@ -135,10 +140,11 @@ def fitted(cell: Cell, settings: dict[str, Any]) -> tuple[Tableau, Cost]:
     return student(), {"evaluations": spent}
 
 
-def free(cell: Cell, refined: bool) -> tuple[Tableau, Cost]:
-    """The solver `free`, with the pipeline's settings."""
+def free(cell: Cell, refined: bool, banded: bool = False) -> tuple[Tableau, Cost]:
+    """The solver `free`, or `free_bands`, with the pipeline's settings."""
     tables = [cell.classical(FREE_START, schedule) for schedule in SCHEDULES]
-    student, spent = newton(cell, [Free(starts.late(table, skip)) for table in tables for skip in SKIP])
+    student, spent = newton(cell, [Free(starts.late(table, skip)) for table in tables for skip in SKIP],
+                            banded)  # fmt: skip
     if refined:
         history = refinement.refine(cell.task(student), cell.problem.seen, REFINEMENTS)
         spent += history[-1]["evaluations"]
@@ -151,6 +157,8 @@ SPECIAL: dict[str, Callable[[Cell], tuple[Tableau, Cost]]] = {
     "dmn": dmn,
     "free_fit": lambda cell: free(cell, refined=False),
     "free": lambda cell: free(cell, refined=True),
+    "free_bands_fit": lambda cell: free(cell, refined=False, banded=True),
+    "free_bands": lambda cell: free(cell, refined=True, banded=True),
 }
 
 

@@ -9,25 +9,27 @@ much as five passes through the solver.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from s4spipe.learning import adjoint
 from s4spipe.learning.adam import DistanceFn
-from s4spipe.learning.families import Family
+from s4spipe.learning.families import Banded, Family
 from s4spipe.learning.pairs import Pairs, batches
 from s4spipe.learning.task import Task, kind
 from s4spipe.runtime import distributed
 from s4spipe.runtime.errors import UserError
 from s4spipe.sampling.loop import sample
 from s4spipe.sampling.tableau import Tableau
+from s4spipe.sampling.tableau.basis import Basis
 
 PROBES = 2  # random vectors v per pair
 DAMPINGS = 6  # dampings to try, each larger, before a step is given up
 FIRST_DAMPING, LEAST_DAMPING = 1e-2, 1e-5
 KEPT = 0.7  # of the past steps' curvature, for weights by frequency: a step's probes are too few for so many numbers
+PATIENCE = 4  # steps without a lower loss on the validation pairs, after which a fit ends
 AVERAGED = 3  # best steps whose mean is tried at the end
 
 
@@ -114,8 +116,8 @@ def fit(task: Task, learns: tuple[str, ...], distance: DistanceFn, batch_size: i
     This minimises the mean `distance` between the student's samples and the teacher's; it must be l2 or pseudo_huber,
     functions of the norm of the difference. Every step draws `batch_size` new pairs and solves (H + mu diag H) delta =
     -g (Levenberg 1944; Marquardt 1963). mu grows until the loss on these pairs falls, and shrinks after that. For
-    weights by frequency, H is a running mean over the steps. At the end, the mean of the best steps is a candidate too
-    (see `mix`).
+    weights by frequency, H is a running mean over the steps. It ends after `steps` steps, or when the validation pairs
+    have seen no progress for a while. At the end, the mean of the best steps is a candidate too (see `mix`).
 
     Several processes divide every batch. Progress is saved in the task's scratch after every step.
 
@@ -142,6 +144,8 @@ def fit(task: Task, learns: tuple[str, ...], distance: DistanceFn, batch_size: i
 
     rest = range(len(history) - 1, steps)
     for step in (bar := distributed.progress(rest, task.description, steps, initial=len(history) - 1)):
+        if stalled(history):
+            break
         number = task.seed * 100_003 + step
         order = torch.randperm(len(training), generator=torch.Generator().manual_seed(number))
         batch, before = training.take(order[:batch_size]), parameters.get()
@@ -173,8 +177,40 @@ def fit(task: Task, learns: tuple[str, ...], distance: DistanceFn, batch_size: i
 
     loss, tried = mix(parameters, state["best"], validate)
     spent = history[-1]["evaluations"] + tried * len(validation) * student.nfe
-    last = {"epoch": steps + 1, "learns": "mean", "train": None, "validation": loss, "evaluations": spent}
+    last = {"epoch": len(history), "learns": "mean", "train": None, "validation": loss, "evaluations": spent}
     return [*history, last]
+
+
+def widened(task: Task, basis: Basis, fit: Callable[[Task], list[dict]]) -> tuple[Family, list[dict]]:
+    """Fit plain numbers, and then, from there, numbers for each band of the basis, if it has bands.
+
+    The numbers of all bands at once would stop where they are worse than plain ones: a step's probes are too few to
+    tell them apart while the samples are far from the teacher's.
+
+    Args:
+        task: its student has plain numbers.
+        basis: the bands; PLAIN for none.
+        fit: `fit` above, with all but the task.
+
+    Returns:
+        The student that was learned last, and the losses of both fits as one history.
+    """
+    history, student = fit(task), task.student
+    if basis.shape:
+        student = Banded.around(student, basis)
+        more = fit(replace(task, student=student, scratch=task.scratch.within("bands")))
+        last = history[-1]
+        history += [
+            row | {"epoch": last["epoch"] + row["epoch"], "evaluations": last["evaluations"] + row["evaluations"]}
+            for row in more[1:]
+        ]
+    return student, history
+
+
+def stalled(history: list[dict]) -> bool:
+    """Whether the last steps brought nothing on the validation pairs."""
+    losses = [row["validation"] for row in history]
+    return len(losses) - 1 - losses.index(min(losses)) >= PATIENCE
 
 
 def mix(

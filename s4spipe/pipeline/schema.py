@@ -204,13 +204,13 @@ class Learner(Block):
     pairs: Count = key(600)
     validation_pairs: Count = key(300)
     batch_size: Count = key(20)
-    optimizer: Literal["adam", "gauss_newton"] = key("adam", "adam or gauss_newton (`epochs` are then its steps)")
+    optimizer: Literal["adam", "gauss_newton"] = key("adam", "adam or gauss_newton")
     learning_rate: Positive = key(0.03, "Adam only")
     radius: NonNegative = key(0.02, "Adam only: noises may move by radius * dim(x) * m^(-5/2) sigma_T, for m "
                               "coefficients; 0: they do not move")  # fmt: skip
     warmup_epochs: Epochs = key(2, "Adam only: epochs on the times alone, before alternating or joint epochs")
     alternations: Epochs = key(8, "Adam only: how often times and coefficients alternate")
-    epochs: Epochs = key(1, "in all; if alternating, in each half of an alternation")
+    epochs: Epochs = key(1, "in all; if alternating, in each half of an alternation; for gauss_newton, steps at most")
     seed: Seed = key(0)
 
 
@@ -255,11 +255,12 @@ class Report(Block):
 
 USUAL = ("ddim", "dpmpp_2m", "dpmpp_3m", "ipndm", "unipc_bh1", "unipc_bh2")
 ADAM_16 = {"learns": "joint", "radius": 0.0, "epochs": 16}
+WIDE = Start(schedules=["time_quadratic", "edm", "logsnr", "vp_uniform", "vp_quadratic"], skip=[0.0, 0.1, 0.2, 0.3])
 STARTS = {
     "s4s": Start(solver="ipndm", schedules=["edm"]),
     "s4s_alt": Start(),
-    "free": Start(schedules=["time_quadratic", "edm", "logsnr", "vp_uniform", "vp_quadratic"],
-                  skip=[0.0, 0.1, 0.2, 0.3]),
+    "free": WIDE,
+    "free_bands": WIDE,
     "ld3": Start(),
     "dss": Start(solver="euler"),
     "gs": Start(),
@@ -269,21 +270,20 @@ STARTS = {
     "epd": Start(solver="parallel_midpoints"),
     "gn": Start(),
 }  # fmt: skip
+NEWTON = {"learns": "joint", "optimizer": "gauss_newton", "distance": "pseudo_huber", "radius": 0.0}
+FREE = {"family": "free", **NEWTON, "validation_pairs": 200, "batch_size": 200}
 LEARNERS: dict[str, dict[str, Any]] = {
     "s4s": {"learns": "coefficients", "distance": "pseudo_huber", "validation_pairs": 200, "learning_rate": 0.02,
             "epochs": 10},
     "s4s_alt": {},
-    "free": {"family": "free", "learns": "joint", "optimizer": "gauss_newton", "distance": "pseudo_huber",
-             "validation_pairs": 200, "batch_size": 200, "radius": 0.0, "epochs": 6},
+    "free": {**FREE, "epochs": 6},
+    "free_bands": {**FREE, "epochs": 40, "bands": "auto"},
     "ld3": {"family": "fixed", "learns": "times", "epochs": 18},
-    "dss": {"family": "dss", **ADAM_16},
-    "gs": {"family": "gs", **ADAM_16},
-    "bns": {"family": "bns", **ADAM_16},
+    **{name: {"family": name, **ADAM_16} for name in ("dss", "gs", "bns")},
     "s4s_pc": {"family": "pc", "learns": "coefficients", "epochs": 18},
     "s4s_ss": {"family": "ss", "learns": "coefficients", "epochs": 18},
     "epd": {"family": "epd", "learns": "coefficients", "epochs": 18},
-    "gn": {"family": "gs", "learns": "joint", "optimizer": "gauss_newton", "distance": "pseudo_huber",
-           "batch_size": 256, "radius": 0.0, "epochs": 18},
+    "gn": {"family": "gs", **NEWTON, "batch_size": 256, "epochs": 18},
 }  # fmt: skip
 
 
@@ -329,7 +329,7 @@ class Params(Block):
         Perceptual(), "The network used in learning, for the distance `perceptual` and for `refine`."
     )
     learned: list[str] = key(["s4s", "s4s_alt"], "The learned solvers: names of blocks in `learners`.")
-    refined: list[str] = key(["free"], "Learned solvers that are also refined, as `refine` below says.")
+    refined: list[str] = key(["free", "free_bands"], "Learned solvers that are also refined, as `refine` below says.")
     starts: dict[Name, Start] = key(STARTS, "The classical solver that each learner starts from, exactly.")
     learner_defaults: Learner = key(Learner(), "How solvers are learned, unless a block of `learners` says otherwise.")
     learners: dict[Name, dict[str, Any]] = key(

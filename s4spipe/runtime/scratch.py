@@ -1,5 +1,6 @@
 """Scratch space, from which interrupted work resumes; and the lock that keeps two processes from the same work."""
 
+import copy
 import hashlib
 import io
 import json
@@ -66,6 +67,12 @@ class Scratch:
 
     def __init__(self, key: str):
         self.folder = SCRATCH / key
+
+    def within(self, name: str) -> "Scratch":
+        """The progress of a part of the work, which is cleared with the whole."""
+        part = copy.copy(self)
+        part.folder = self.folder / name
+        return part
 
     def load(self, name: str) -> dict[str, Any] | None:
         path = self.folder / f"{name}.pt"

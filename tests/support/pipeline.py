@@ -19,6 +19,7 @@ GIT = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER")
 TINY = {
     "nfe": [3],
     "classical": ["ddim"],
+    "refined": ["free"],
     "teacher": {"nfe": 6, "train": 24, "validation": 12},
     "starts": {"free": {"solver": "dpmpp_3m", "schedules": ["edm", "logsnr"], "skip": [0.0, 0.2]}},
     "learner_defaults": {"pairs": 24, "validation_pairs": 12, "batch_size": 8, "warmup_epochs": 1, "alternations": 1},

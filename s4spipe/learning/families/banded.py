@@ -1,5 +1,6 @@
 """Any family with weights by frequency."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from s4spipe.learning.families.base import FAMILIES, Family, Times, make
+from s4spipe.learning.families.nonstationary import Free
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.sampling.tableau.basis import Basis
 
@@ -44,6 +46,16 @@ class Banded(Family):
         if name in FAMILIES and FAMILIES[name].cls.by_band:
             return make(name, start.over(basis), times, **options)
         return cls([make(name, start, times, **options) for _ in range(*basis.shape)], basis)
+
+    @classmethod
+    def around(cls, student: Family, basis: Basis) -> Family:
+        """A family whose numbers are each band's own from here on. It starts exactly at the plain numbers of `student`,
+        which it may share parameters with; with the basis of plain numbers, it is `student` itself."""
+        if not basis.shape:
+            return student
+        if isinstance(student, Free):
+            return Free(student().over(basis))
+        return cls([student, *(copy.deepcopy(student) for _ in range(1, *basis.shape))], basis)
 
     @property
     def parameter_count(self) -> int:
