@@ -277,7 +277,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
             "epochs": 10},
     "s4s_alt": {},
     "free": {**FREE, "epochs": 6},
-    "free_bands": {**FREE, "epochs": 40, "bands": "auto"},
+    "free_bands": {**FREE, "epochs": 5, "bands": "auto"},
     "ld3": {"family": "fixed", "learns": "times", "epochs": 18},
     **{name: {"family": name, **ADAM_16} for name in ("dss", "gs", "bns")},
     "s4s_pc": {"family": "pc", "learns": "coefficients", "epochs": 18},
