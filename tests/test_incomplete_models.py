@@ -65,7 +65,7 @@ def text(place):
         return models.base.loading.embed(settings, ["a cat"], torch.device("cpu"))
 
     def loaded(**more):
-        write_tensors("prompts.safetensors", embedded(), {"count": 1, "guided": True, "model": {}})
+        write_tensors("prompts.safetensors", embedded(), {"guided": True, "prompts": ["a"], "model": {}})
         settings = {"kind": "diffusers", "weights": "text", "condition": "prompts", "embeddings": "prompts.safetensors"}
         return models.load(settings | more)
 

@@ -194,7 +194,7 @@ def test_a_distilled_network_takes_the_guidance_scale_as_an_input(make, tmp_path
     settings = {"kind": "diffusers", "weights": str(pipes.saved(pipe, tmp_path / "model")), "condition": "prompts"}
     tensors = embed(models.ModelSettings.of(settings), ["a", "b"], torch.device("cpu"))
     settings["embeddings"] = str(tmp_path / "prompts.safetensors")
-    write_tensors(settings["embeddings"], tensors, {"count": 2, "guided": True, "model": {}})
+    write_tensors(settings["embeddings"], tensors, {"guided": True, "prompts": ["a", "b"], "model": {}})
     denoiser = models.load(settings | {"guidance": 7.5})
     assert denoiser.network_calls == 1
     seen = {}
