@@ -133,7 +133,7 @@ def test_sweeping(place):
     assert len(found) == 2
     assert "s4s_alt-3" in shown
     table = [line for line in shown.splitlines() if line.startswith("  ")]
-    assert len(table) == 1 + 1 + 2
+    assert len(table) == 1 + 2 + 2
     assert max(map(len, table)) <= 80
     assert "diff.html" in compared
     assert "workspace" in (place / "diff.html").read_text()

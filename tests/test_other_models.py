@@ -159,7 +159,7 @@ def test_every_stage_runs_on_a_stand_in_for_a_presets_model(name, clone):
     weights.parent.mkdir(exist_ok=True)
     STANDINS[name](weights)
     elsewhere = name in LEARNED_ELSEWHERE
-    edit(clone, **TOY, fetch=[], **({"learned": [], "refined": []} if elsewhere else {}))
+    edit(clone, **TOY | ({"learned": [], "refined": []} if elsewhere else {}), fetch=[])
     standins.inception(clone / settings["fid"]["features"])
     standins.alexnet(clone / settings["perceptual"]["weights"])
     if (real := settings["fid"]["real"]) != layout.NONE:

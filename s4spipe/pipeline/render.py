@@ -67,7 +67,7 @@ def _wrapped(comment: str) -> list[str]:
 
 def flow(value: Any) -> str:
     """A value as YAML on one line."""
-    yaml, out = YAML(typ="safe"), StringIO()
+    yaml, out = YAML(typ="safe", pure=True), StringIO()  # the emitter in C differs, and may not be there
     yaml.default_flow_style, yaml.width = True, 10**6
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.dump(value, out)
@@ -78,8 +78,10 @@ def flow(value: Any) -> str:
         right = "\n" not in text and YAML(typ="safe").load(f"key: {text}") == {"key": value}
     except YAMLError:
         right = False
-    quoted = json.dumps(value, ensure_ascii=False)  # YAML too, but for characters that end its lines
-    return text if right else re.sub(r"[\x7f-\x9f\u2028\u2029\ufeff]", lambda c: f"\\u{ord(c[0]):04x}", quoted)
+    if right:
+        return text
+    quoted = json.dumps(value, ensure_ascii=False)  # YAML too, but for characters that end its lines, and are none
+    return re.sub(r"[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff]", lambda c: f"\\u{ord(c[0]):04x}", quoted)
 
 
 def reference() -> str:

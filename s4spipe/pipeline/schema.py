@@ -102,7 +102,7 @@ class Block(BaseModel):
 
 
 class Run(Block):
-    device: str = key("auto", "auto (CUDA if there is a GPU), cpu, cuda, cuda:1, mps")
+    device: Origin = key("auto", "auto (CUDA if there is a GPU), cpu, cuda, cuda:1, mps")
     batch_size: Count = key(500, "samples per batch, when sampling")
     micro_batch_size: Count = key(200, "pairs in memory at a time, when learning; a minibatch may be larger")
     compile: bool = key(False, "torch.compile the network (GPU only)")
