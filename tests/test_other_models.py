@@ -49,6 +49,7 @@ STANDINS = {
 }
 # These learn as cifar10 and sd15 do: their models are of the same kinds. Here they are sampled and measured.
 LEARNED_ELSEWHERE = {"ffhq64", "afhqv2_64", "mscoco"}
+LEARNED = ("s4s", "s4s_alt", "free_bands")
 NONE = {"condition": "none"}
 OTHERS = {
     "DDPM": (lambda f: pipes.saved(pipes.unconditional()[0], f), {"kind": "diffusers", **NONE}),
@@ -139,7 +140,7 @@ def in_order(project):
     return [stage for stage in stages if stage.name.partition("@")[0] not in own]
 
 
-def check_results(project, model, guided, learned=("s4s", "s4s_alt", "free_bands")):
+def check_results(project, model, guided, learned=LEARNED):
     rows = list(csv.DictReader((project / f"runs/{model}/report/fid.csv").read_text().splitlines()))
     assert [(row["solver"], row["nfe"]) for row in rows] == [
         ("teacher", "4"), *((name, "3") for name in ("ddim", *learned))
@@ -171,8 +172,7 @@ def test_every_stage_runs_on_a_stand_in_for_a_presets_model(name, clone):
     for stage in stages:
         for path in [*stage.deps, *stage.outs]:
             assert (clone / path.def_path).exists(), f"{stage.name}: {path.def_path}"
-    guided = settings["model"]["guidance"] != 1
-    check_results(clone, name, guided, *([()] if elsewhere else []))
+    check_results(clone, name, settings["model"]["guidance"] != 1, () if elsewhere else LEARNED)
     if settings["model"]["precision"] != "float32":
         assert "model.precision: bfloat16 needs a GPU; this is a CPU, so the network runs in float32" in said
     if elsewhere:

@@ -49,7 +49,7 @@ def main(name: str, seed: int, row: str, schedule: str | None) -> None:
     def measured(nfe: int) -> dict:
         if row == "teacher":
             return judged(sampling.teacher(problem, 1))
-        own = Scratch(f"{scratch.folder.name}/{nfe}")
+        own = scratch.within(str(nfe))
         cell = rows.Cell(problem, nfe, seed, settings["budget"], training, validation, own)
         table, cost = rows.make(row, block, cell)
         return judged(table) | {"evaluations": cost["evaluations"], "solver": cost.get("solver", ""),

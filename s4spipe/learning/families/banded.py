@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from s4spipe.learning.families.base import FAMILIES, Family, Times, make
-from s4spipe.learning.families.nonstationary import Free
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.sampling.tableau.basis import Basis
 
@@ -53,8 +52,8 @@ class Banded(Family):
         which it may share parameters with; with the basis of plain numbers, it is `student` itself."""
         if not basis.shape:
             return student
-        if isinstance(student, Free):
-            return Free(student().over(basis))
+        if student.by_band:
+            return type(student).from_start(student().over(basis), None)
         return cls([student, *(copy.deepcopy(student) for _ in range(1, *basis.shape))], basis)
 
     @property
