@@ -103,7 +103,7 @@ MISTAKES = {
                                  ([80.0, 1.0, 2.0], "fall strictly"), ([80.0], "at least two"),
                                  ([80.0, "1"], "a schedule is a name or a list of times"), (5, "a schedule is"),
                                  ([10**400, 1], "a schedule is"), ([float("nan"), 1.0], "a schedule is")],
-    "run.device": [(None, "must be a string"), (0, "must be a string")],
+    "run.device": [(None, "must be a string"), (0, "must be a string"), ("", "printable characters")],
     "run.batch_size": [(0, "greater than or equal to 1"), (2.5, "an integer"), ("5", "an integer"), (None, "integer")],
     "run.compile": [("yes", "must be true or false"), (1, "must be true or false"), (None, "must be true or false")],
     "run.launcher": [(["torchrun"], "must be a string")],
