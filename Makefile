@@ -1,5 +1,5 @@
 # make repro    build every result
-# make test     check the code and run the tests; with SLOW=1 the slow ones too, and coverage
+# make test     check the code and run the tests; with SLOW=1 with coverage, and the slow ones too
 # make sweep    queue an experiment for each value of a parameter, and run them
 # make show     compare experiments
 # Each makes its own environment in .venv. TORCH is handed to pip before anything else is installed; without it, pip
@@ -7,8 +7,6 @@
 TORCH ?=
 PYTHON ?= python3
 BIN := .venv/bin
-# With SLOW=1, in every process that a test starts, the lines that run are counted.
-RUN = $(BIN)/$(if $(SLOW),coverage run,python)
 # The folder in runs/ that params.yaml names.
 MODEL = $(BIN)/python -c "from ruamel.yaml import YAML; print(YAML(typ='safe').load(open('params.yaml'))['model']['name'])"
 
@@ -40,14 +38,20 @@ show: .venv/installed
 	@$(BIN)/dvc exp show --only-changed --no-pager --drop 'gap|/|Created|State|Executor'
 
 # One thread a process: a core that has done its tests takes some of another's, and torch would use all cores in each.
-# The slow tests often wait for a process or a queue: one more than there are cores keeps these busy. Hundreds of stages
-# are started, so that what Python has compiled should be kept.
+# The everyday suite alone counts the lines that run, in every process that it starts: what the slow tests start would
+# take far longer with it. These often wait for a process or a queue: one more than there are cores keeps the cores
+# busy. Hundreds of stages are started, so that what Python has compiled should be kept.
 unexport PYTHONDONTWRITEBYTECODE
 test: .venv/installed lint
-	$(if $(SLOW),$(BIN)/coverage erase)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(if $(SLOW),$$(($$(getconf _NPROCESSORS_ONLN) + 1)),auto) --dist worksteal $(if $(SLOW),,-m "not slow")
-	$(if $(SLOW),$(BIN)/coverage combine --quiet)
-	$(if $(SLOW),$(BIN)/coverage report)
+ifdef SLOW
+	$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n auto --dist worksteal -m "not slow"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist worksteal -m slow
+else
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+endif
 
 lint: .venv/installed
 	$(BIN)/ruff check .
