@@ -1,28 +1,12 @@
-import sys
 from collections import Counter
 
-import pytest
 from hypothesis import settings
 from support.hostile import place  # noqa: F401  (a fixture of the tests of hostile files)
-from support.pipeline import COUNTED, edited, project  # noqa: F401  (fixtures of the tests that run the pipeline)
+from support.pipeline import edited, project  # noqa: F401  (fixtures of the tests that run the pipeline)
 
 # No deadlines (machines are noisy), and the same examples every time, so that a red run is red again.
 settings.register_profile("s4spipe", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("s4spipe")
-
-
-@pytest.fixture(autouse=True)
-def uncounted(request):
-    """The lines that a slow test runs, here and in stages, are not counted by coverage: the others run them all."""
-    if not request.node.get_closest_marker("slow"):
-        yield
-        return
-    counting = sys.gettrace()
-    sys.settrace(None)
-    COUNTED.append(False)
-    yield
-    COUNTED.pop()
-    sys.settrace(counting)
 
 
 def pytest_collection_modifyitems(items):

@@ -33,11 +33,8 @@ TINY = {
 }  # fmt: skip
 
 
-COUNTED = [True]  # whether coverage counts the stages that the running test starts
-
-
 def run(project, *command, ok=True):
-    path = f"{quick_python.folder(COUNTED[-1])}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    path = f"{quick_python.folder()}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     # Coverage would more than double the time that DVC itself takes. The stages count in the quick python's server.
     environment = quick_python.uncounted(os.environ) | {"PATH": path} | GIT
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, encoding="utf-8", check=False)
@@ -64,9 +61,7 @@ def project(tmp_path_factory):
     with FileLock(f"{shared}.lock"):
         if not (shared / "runs/digits/report/table.md").exists():
             shutil.rmtree(shared, ignore_errors=True)
-            COUNTED.append(True)
             build(shared)
-            COUNTED.pop()
     return shutil.copytree(shared, tmp_path_factory.mktemp("project") / "clone")
 
 

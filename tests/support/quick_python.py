@@ -33,17 +33,13 @@ sys.exit(line.recv(1)[0])
 
 
 @lru_cache
-def folder(counted: bool = True) -> str:
-    """The folder of a quick `python`, for PATH; its server ends with this process.
-
-    Without `counted`, coverage does not count the lines that are run.
-    """
+def folder() -> str:
+    """The folder of a quick `python`, for PATH; its server ends with this process."""
     made = tempfile.mkdtemp()
     path = Path(made, "python")
     path.write_text(CLIENT, encoding="utf-8")
     path.chmod(0o755)
-    environment = os.environ if counted else uncounted(os.environ)
-    server = subprocess.Popen([sys.executable, __file__, made], stdout=subprocess.PIPE, env=environment)
+    server = subprocess.Popen([sys.executable, __file__, made], stdout=subprocess.PIPE)
     assert server.stdout is not None
     server.stdout.readline()
     atexit.register(server.terminate)
