@@ -29,6 +29,7 @@ with needs("diffusers", "s4spipe.scheduler"):
     from diffusers import ConfigMixin, SchedulerMixin
     from diffusers.configuration_utils import register_to_config
     from diffusers.schedulers.scheduling_utils import SchedulerOutput
+    from diffusers.utils.torch_utils import randn_tensor
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?<!\.json)")
 
@@ -78,6 +79,9 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
                             f"{prediction_type!r}")  # fmt: skip
         if (table.c_0 != 1).any():
             raise UserError(f"solver {table.name} makes its first step without the network (AFS), which no pipeline "
+                            "does: run it with s4spipe.sample")  # fmt: skip
+        if any(getattr(table, key)[0].any() for key in table.extras if key != "m"):
+            raise UserError(f"solver {table.name} adds to the noise before the first evaluation, which no pipeline "
                             "does: run it with s4spipe.sample")  # fmt: skip
         self.alpha, self.sigma = table.noise.alpha(table.t_c).tolist(), table.noise.sigma(table.t_c).tolist()
         self.timesteps = self._times()
@@ -222,7 +226,9 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
 
     def _restart(self) -> None:
         self._evaluations: list[Tensor] = []
+        self._fresh: list[Tensor] = []
         self._x_T: Any = None
+        self._m: Tensor | None = None
         self._state: Any = None
 
     def set_begin_index(self, begin_index: int = 0) -> None:
@@ -253,9 +259,9 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             model_output: the network's output at `sample` [B, ...].
             timestep: the current entry of `timesteps`.
             sample: the current state [B, ...].
-            generator: ignored; the solver is deterministic.
+            generator: draws the fresh noises of a solver that adds some; others ignore it.
             return_dict: whether to return a SchedulerOutput rather than a tuple.
-            eta, use_clipped_model_output: DDIM's options. They must be 0 and false: the solver has none.
+            eta, use_clipped_model_output: DDIM's options, which must be 0 and false: a tableau has its own noise.
 
         Returns:
             The next state, as `prev_sample` or in a tuple.
@@ -265,8 +271,8 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
                 is no tensor, is not finite or has another shape than `sample`.
         """
         if eta or use_clipped_model_output:
-            raise UserError(f"solver {self.tableau.name} adds no noise on the way and clips nothing: leave out eta and "
-                            "use_clipped_model_output")  # fmt: skip
+            raise UserError(f"solver {self.tableau.name} has its own noise, if any, and clips nothing: leave out eta "
+                            "and use_clipped_model_output")  # fmt: skip
         i = len(self._evaluations)
         try:
             time = math.nan if isinstance(timestep, str) else float(timestep)
@@ -281,14 +287,17 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         if i == 0:
             basis.check(sample)
             self._state = sample.to(precision, copy=True)  # some pipelines write into their samples
-            self._x_T = basis.to(self._state)
+            self._x_T, self._m = basis.to(self._state), self.tableau.constant(self._state)
         elif sample.shape != self._state.shape or not torch.equal(sample, self._state.to(sample.dtype)):
             raise UserError("the sample was changed between two steps, which this solver does not allow: every step "
                             "refers back to the initial noise")  # fmt: skip
         output = model_output.to(precision, copy=True)  # a captured CUDA graph returns the same memory at every call
         x0 = X0[self.prediction](self._state, output, self.alpha[i], self.sigma[i])
         self._evaluations.append(basis.to(x0))
-        self._state = state = basis.back(self.tableau.state(i + 1, self._x_T, self._evaluations))
+        for _ in range(self.tableau.needs(i + 1) - len(self._fresh)):
+            z = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=precision)
+            self._fresh.append(basis.to(z))
+        self._state = state = basis.back(self.tableau.state(i + 1, self._x_T, self._evaluations, self._m, self._fresh))
         previous = state.to(sample.dtype, copy=True)
         return SchedulerOutput(prev_sample=previous) if return_dict else (previous,)
 

@@ -13,7 +13,7 @@ from s4spipe.pipeline.schema import Params
 from s4spipe.runtime import distributed
 from s4spipe.runtime.files import read_tensors, write_arrays, write_json, write_tensors
 from s4spipe.runtime.scratch import Scratch, fingerprint
-from s4spipe.sampling.batches import Noises, draw, generate
+from s4spipe.sampling.batches import Noises, draw, fresh, generate
 from s4spipe.sampling.images import to_uint8
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.sampling.trajectories import states
@@ -49,8 +49,10 @@ def main(params: Params, folder: str, solver: str, nfe: int) -> None:
         list(shards)  # makes its share of them
         return
     write_arrays(places.samples(cell, "images.npy"), arrays(), settings.count)
-    x_T, condition = draw(denoiser, noises.stream, noises.seed, range(min(SHOWN, settings.count)))
-    write_tensors(places.samples(cell, "states.safetensors"), {"states": states(denoiser, tableau, x_T, condition)})
+    shown = range(min(SHOWN, settings.count))
+    x_T, condition = draw(denoiser, noises.stream, noises.seed, shown)
+    paths = states(denoiser, tableau, x_T, condition, fresh(denoiser, noises, shown, tableau.draws))
+    write_tensors(places.samples(cell, "states.safetensors"), {"states": paths})
     cost = {"nfe": tableau.nfe, "depth": tableau.depth, "network_calls": tableau.nfe * denoiser.network_calls}
     write_json(places.samples(cell, "about.json"), cost | {"schedule": tableau.meta.get("schedule", "of its own")})
     if denoiser.in_order:

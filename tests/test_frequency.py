@@ -212,6 +212,28 @@ def test_a_fit_ends_when_the_validation_pairs_see_no_progress(tmp_path):
     assert losses.index(min(losses)) == len(losses) - 1 - gauss_newton.PATIENCE
 
 
+@pytest.mark.slow
+def test_in_bands_steps_become_shorter_until_the_shortest_bring_no_progress(tmp_path, monkeypatch):
+    """And each time they go on from the best so far, also where the fit was killed in between."""
+    monkeypatch.setattr(gauss_newton, "PATIENCE", 2)
+    alone = Wiener()
+    _, history = fitted(THREE, tmp_path / "a", alone, steps=400)
+    losses = [row["validation"] for row in history[:-1]]
+    full = next(n for n in range(3, 400) if gauss_newton.stalled(history[:n], 0))  # where full steps ended
+    assert full + 2 * 2 <= len(losses) < 400
+    assert min(losses) < min(losses[:full])
+    monkeypatch.setattr(gauss_newton, "LENGTHS", (1.0,))
+    _, only_full = fitted(THREE, tmp_path / "full", Wiener(), steps=400)
+    assert len(only_full) == full + 1
+    assert history[-1]["validation"] < only_full[-1]["validation"]
+    monkeypatch.undo()
+    monkeypatch.setattr(gauss_newton, "PATIENCE", 2)
+    with pytest.raises(Killed):
+        fitted(THREE, tmp_path / "b", Wiener(dies_at=alone.calls - 60), steps=400)
+    assert Scratch(tmp_path / "b").load("fit")["turn"] > 0
+    assert fitted(THREE, tmp_path / "b", Wiener(), steps=400)[1] == history
+
+
 def fitted(basis, folder, denoiser, steps=4):
     task = task_of(basis, folder, denoiser)
     history = gauss_newton.fit(task, ("coefficients", "times"), distance.pseudo_huber, 40, steps)

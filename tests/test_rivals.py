@@ -158,7 +158,8 @@ def seconds_in(tables):
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """An empty project of a small mixture's comparison, to work in."""
-    few = {"nfe": [3], "train": 40, "validation": 20, "samples": {"mixture": 60}, "reference": 60, "budget": 400}
+    few = {"nfe": [3], "train": 40, "pairs": 40, "validation": 20, "reference": 60, "budget": 400}
+    few["samples"] = {"mixture": 60}
     monkeypatch.chdir(tmp_path)
     YAML(typ="safe").dump(SETTINGS | few | {"models": ["mixture"], "teacher": {"mixture": 10}}, Path("params.yaml"))
     Path(timings.FILE).write_text("{}")

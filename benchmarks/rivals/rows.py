@@ -32,7 +32,7 @@ MICRO_BATCH_SIZE = 200
 ADAM_BATCH_SIZE, LEARNING_RATE = 20, 0.03
 NEWTON_BATCH_SIZE, NEWTON_STEPS, BANDED_STEPS = 200, 10, 40
 FREE_START, SKIP = "dpmpp_3m", (0.0, 0.1, 0.2, 0.3)
-REFINEMENTS = 3
+REFINEMENTS, BANDED_REFINEMENTS = 3, 6
 
 Cost = dict[str, Any]
 
@@ -146,7 +146,8 @@ def free(cell: Cell, refined: bool, banded: bool = False) -> tuple[Tableau, Cost
     student, spent = newton(cell, [Free(starts.late(table, skip)) for table in tables for skip in SKIP],
                             banded)  # fmt: skip
     if refined:
-        history = refinement.refine(cell.task(student), cell.problem.seen, REFINEMENTS)
+        steps = BANDED_REFINEMENTS if banded else REFINEMENTS
+        history = refinement.refine(cell.task(student), cell.problem.seen, steps)
         spent += history[-1]["evaluations"]
     return student(), {"evaluations": spent}
 

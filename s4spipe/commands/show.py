@@ -41,10 +41,28 @@ def describe(table: Tableau, width: int = 100) -> str:
         for i, (weight, row) in enumerate(zip(c.tolist(), W.tolist(), strict=True)):
             first, *rest = wrapped([f"{weight:8.4f} |", *(f"{other:8.4f}" for other in row[: i + 1])], width - 6)
             lines += [f"{i + 1:4}: {first}", *(f"      {line}" for line in rest)]
+    if table.extras:
+        lines += ["", *_added(table, width)]
     origin = {key: value for key, value in table.meta.items() if not _is_long(value)}
     if origin:
         lines += ["", terminal.to_yaml(origin, width)]
     return terminal.safe("\n".join(lines))
+
+
+def _added(table: Tableau, width: int) -> Iterator[str]:
+    """What is added to the states: the weights of the constant and of the fresh noises."""
+    k = len(table.basis.shape)
+    beta, V = (value if value is None or not k else value.mean([-1 - i for i in range(k)])
+               for value in (table.beta, table.V))  # fmt: skip
+    titles = [f"weight of the constant m {list(table.m.shape)}"] if table.m is not None else []
+    titles += ["weights of the fresh noises 0, 1, ..."] if V is not None else []
+    yield f"state: {' | '.join(titles)}{', means over all frequencies' if k else ''}"
+    for i in range(table.nfe + 1):
+        constant = [f"{beta[i]:8.4f}" + (" |" if V is not None else "")] if beta is not None else []
+        fresh = [f"{weight:8.4f}" for weight in V[i].tolist()] if V is not None else []
+        first, *rest = wrapped([*constant, *fresh], width - 6)
+        yield f"{i:4}: {first}"
+        yield from (f"      {line}" for line in rest)
 
 
 def _parts(table: Tableau) -> Iterator[tuple[str, Tensor, Tensor]]:

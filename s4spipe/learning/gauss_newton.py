@@ -28,8 +28,11 @@ from s4spipe.sampling.tableau.basis import Basis
 PROBES = 2  # random vectors v per pair
 DAMPINGS = 6  # dampings to try, each larger, before a step is given up
 FIRST_DAMPING, LEAST_DAMPING = 1e-2, 1e-5
-KEPT = 0.7  # of the past steps' curvature, for weights by frequency: a step's probes are too few for so many numbers
-PATIENCE = 4  # steps without a lower loss on the validation pairs, after which a fit ends
+# Weights by frequency are too many numbers for the pairs and the probes of one step. So their curvature is a running
+# mean, and once steps of full length only scatter around the minimum, they become shorter.
+KEPT = 0.7  # of the past steps' curvature, while steps have their full length
+LENGTHS = (1.0, 0.5, 0.25)
+PATIENCE = 4  # steps without a lower loss on the validation pairs, after which they become shorter, or a fit ends
 AVERAGED = 3  # best steps whose mean is tried at the end
 
 
@@ -116,8 +119,10 @@ def fit(task: Task, learns: tuple[str, ...], distance: DistanceFn, batch_size: i
     This minimises the mean `distance` between the student's samples and the teacher's; it must be l2 or pseudo_huber,
     functions of the norm of the difference. Every step draws `batch_size` new pairs and solves (H + mu diag H) delta =
     -g (Levenberg 1944; Marquardt 1963). mu grows until the loss on these pairs falls, and shrinks after that. For
-    weights by frequency, H is a running mean over the steps. It ends after `steps` steps, or when the validation pairs
-    have seen no progress for a while. At the end, the mean of the best steps is a candidate too (see `mix`).
+    weights by frequency, H is a running mean over the steps, and steps become shorter when the validation pairs have
+    seen no progress for a while; they then go on from the best parameters, and past steps count for more. The fit ends
+    after `steps` steps, or when the shortest bring no progress. At the end, the mean of the best steps is a candidate
+    too (see `mix`).
 
     Several processes divide every batch. Progress is saved in the task's scratch after every step.
 
@@ -137,15 +142,22 @@ def fit(task: Task, learns: tuple[str, ...], distance: DistanceFn, batch_size: i
         first = {"epoch": 0, "learns": "", "train": None, "validation": loss, "evaluations": 0}
         best = [(loss, parameters.get())]
         state = {"now": parameters.get(), "best": best, "damping": FIRST_DAMPING, "history": [first], "curvature": None}
-    kept = KEPT if student().basis.shape else 0.0
-    history, damping = state["history"], state["damping"]
+        state |= {"turn": 0, "since": 0}
+    in_bands = bool(student().basis.shape)
+    lengths = LENGTHS if in_bands else LENGTHS[:1]
+    history, damping, turn, since = (state[key] for key in ("history", "damping", "turn", "since"))
     parameters.put(state["now"])
     distributed.barrier()  # all have read how far the fit was before one goes on
 
     rest = range(len(history) - 1, steps)
     for step in (bar := distributed.progress(rest, task.description, steps, initial=len(history) - 1)):
-        if stalled(history):
-            break
+        if stalled(history, since):
+            if turn + 1 == len(lengths):
+                break
+            turn, since = turn + 1, len(history) - 1
+            parameters.put(state["best"][0][1])
+        length = lengths[turn]
+        kept = 1 - (1 - KEPT) * length if in_bands else 0.0
         number = task.seed * 100_003 + step
         order = torch.randperm(len(training), generator=torch.Generator().manual_seed(number))
         batch, before = training.take(order[:batch_size]), parameters.get()
@@ -156,7 +168,7 @@ def fit(task: Task, learns: tuple[str, ...], distance: DistanceFn, batch_size: i
         floor = 1e-2 * curvature.diag().max() + 1e-30  # parameters with little effect take small steps
         for _ in range(DAMPINGS):
             damped = curvature + damping * torch.diag(curvature.diag() + floor)
-            parameters.put(before - torch.linalg.solve(damped, gradient))
+            parameters.put(before - length * torch.linalg.solve(damped, gradient))
             spent += len(batch) * student.nfe
             if problem.loss(parameters.table(), batch) < start:
                 damping = max(damping / 5, LEAST_DAMPING)
@@ -171,6 +183,7 @@ def fit(task: Task, learns: tuple[str, ...], distance: DistanceFn, batch_size: i
         history.append(row)
         bar.set_postfix(validation=f"{row['validation']:.2e}")
         state = {"now": parameters.get(), "best": best, "damping": damping, "history": history}
+        state |= {"turn": turn, "since": since}
         state["curvature"] = curvature if kept else None
         if distributed.is_main():
             task.scratch.save("fit", state)
@@ -207,10 +220,10 @@ def widened(task: Task, basis: Basis, fit: Callable[[Task], list[dict]]) -> tupl
     return student, history
 
 
-def stalled(history: list[dict]) -> bool:
-    """Whether the last steps brought nothing on the validation pairs."""
+def stalled(history: list[dict], since: int) -> bool:
+    """Whether the last steps brought nothing on the validation pairs; none before `since` count."""
     losses = [row["validation"] for row in history]
-    return len(losses) - 1 - losses.index(min(losses)) >= PATIENCE
+    return len(losses) - 1 - max(losses.index(min(losses)), since) >= PATIENCE
 
 
 def mix(

@@ -56,6 +56,21 @@ def draw(denoiser: Denoiser, stream: str, seed: int, indices: range) -> tuple[Te
     return x_T, torch.tensor(conditions, device=denoiser.device)
 
 
+def fresh(denoiser: Denoiser, noises: Noises, indices: range, count: int) -> Tensor | tuple[()]:
+    """The fresh noises z that a solver adds to these samples on the way; they depend on nothing else, as in `draw`.
+
+    Returns:
+        z [count, n, *sample_shape], float32 of standard deviation 1; fewer are the first ones of more.
+    """
+    if not count:
+        return ()
+    drawn = np.empty((count, len(indices), *denoiser.sample_shape), np.float32)
+    for row, index in enumerate(indices):
+        rng = np.random.default_rng((noises.seed, STREAMS[noises.stream], index, 1))
+        drawn[:, row] = rng.standard_normal(drawn[:, row].shape)
+    return torch.tensor(drawn, device=denoiser.device)
+
+
 @torch.inference_mode()
 def generate(
     denoiser: Denoiser,
@@ -86,9 +101,10 @@ def generate(
     def get(indices: range) -> dict:
         def make() -> dict:
             x_T, condition = draw(denoiser, noises.stream, noises.seed, indices)
+            z = fresh(denoiser, noises, indices, tableau.draws)
             synchronize(x_T.device)
             started = time.perf_counter()
-            x_0 = sample(denoiser, tableau, x_T, condition)
+            x_0 = sample(denoiser, tableau, x_T, condition, z=z)
             synchronize(x_T.device)
             seconds = time.perf_counter() - started
             if finish is not None:

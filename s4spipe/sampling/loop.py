@@ -1,7 +1,7 @@
 """The sampling loop, one for all tableaux."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
@@ -38,6 +38,7 @@ def sample(
     condition: Any = None,
     record: Literal[False] = False,
     *,
+    z: Sequence[Tensor] | Tensor = (),
     check: bool = True,
 ) -> Tensor: ...
 
@@ -50,6 +51,7 @@ def sample(
     condition: Any = None,
     *,
     record: Literal[True],
+    z: Sequence[Tensor] | Tensor = (),
     check: bool = True,
 ) -> Recording: ...
 
@@ -61,6 +63,7 @@ def sample(
     condition: Any = None,
     record: bool = False,
     *,
+    z: Sequence[Tensor] | Tensor = (),
     check: bool = True,
 ) -> Tensor | Recording:
     """Run a solver on a batch of noises: `tableau.nfe` evaluations in `tableau.depth` calls of the denoiser.
@@ -76,6 +79,8 @@ def sample(
         x_T: the noises [B, ...], of standard deviation sigma_T (not 1).
         condition: passed to the denoiser; a tensor has one row per sample.
         record: also return every state and prediction.
+        z: the fresh noises of a solver that adds some, [Z, B, ...] or Z of [B, ...], of standard deviation 1
+            (`s4spipe.sampling.batches.fresh` draws them for the samples of a run).
         check: stop at the first number that is not finite. A learner does not: it tries solvers that may diverge.
 
     Returns:
@@ -83,8 +88,9 @@ def sample(
 
     Raises:
         UserError: for a denoiser that cannot be called or returns anything but x0 predictions, for what is no tableau
-            or no batch of noises, for noises or conditions that a model does not have, and (with `check`) for noises,
-            predictions and samples that are not finite.
+            or no batch of noises, for noises or conditions that a model does not have, for fresh noises that the solver
+            does not add or that are missing, and (with `check`) for noises, predictions and samples that are not
+            finite.
     """
     _check(denoiser, tableau, x_T)
     if check:
@@ -98,10 +104,11 @@ def sample(
     t_c = tableau.t_c.to(start, copy=True)  # a denoiser may write into what it is given
     states: list[Tensor] = []
     d: list[Tensor] = []
-    x_T_there = basis.to(start)  # where the weights multiply it
+    x_T_there, m = basis.to(start), tableau.constant(start)  # where the weights multiply them
+    z_there = [basis.to(fresh.to(start)) for fresh in _checked_fresh(z, tableau, x_T)]
     d_there: list[Tensor] = []
     for stage in tableau.stages:
-        new, rows = [basis.back(tableau.state(i, x_T_there, d_there)) for i in stage], len(stage)
+        new, rows = [basis.back(tableau.state(i, x_T_there, d_there, m, z_there)) for i in stage], len(stage)
         states += [y.clone() for y in new] if record else []
         if rows == 1:
             y, t, given = new[0], t_c[stage.start], condition
@@ -115,7 +122,7 @@ def sample(
             check_finite(prediction, i, tableau)
         d += new if record else []
         d_there += map(basis.to, new)
-    end = basis.back(tableau.state(tableau.nfe, x_T_there, d_there))
+    end = basis.back(tableau.state(tableau.nfe, x_T_there, d_there, m, z_there))
     x_0 = end.to(x_T.dtype)
     if check:
         _check_samples(x_0, tableau)
@@ -129,6 +136,18 @@ def _check(denoiser: object, tableau: object, x_T: object) -> None:
         raise UserError(f"sample needs a Tableau, such as Tableau.load gives, got {shown(tableau)}")
     if not (isinstance(x_T, Tensor) and x_T.is_floating_point() and x_T.ndim and x_T.layout == torch.strided):
         raise UserError(f"sample needs noises as a dense tensor [B, ...] of floating-point numbers, got {shown(x_T)}")
+
+
+def _checked_fresh(z: Sequence[Tensor] | Tensor, tableau: Tableau, x_T: Tensor) -> list[Tensor]:
+    given: list[Any] = list(z) if isinstance(z, Tensor | list | tuple) else [z]
+    if len(given) != tableau.draws:
+        raise UserError(f"solver {tableau.name} adds {tableau.draws or 'no'} fresh noises on the way: z must hold as "
+                        f"many, got {len(given)}")  # fmt: skip
+    for fresh in given:
+        if not isinstance(fresh, Tensor) or fresh.shape != x_T.shape or fresh.device != x_T.device:
+            raise UserError(f"the fresh noises z must be tensors of the shape of x_T, {list(x_T.shape)}, and on its "
+                            f"device, got {shown(fresh)}")  # fmt: skip
+    return given
 
 
 def _not_finite(x: Tensor) -> str:

@@ -9,10 +9,12 @@ from s4spipe.sampling.tableau import Tableau
 
 
 @torch.inference_mode()
-def states(denoiser: Denoiser, tableau: Tableau, x_T: Tensor, condition: Tensor | None) -> Tensor:
+def states(
+    denoiser: Denoiser, tableau: Tableau, x_T: Tensor, condition: Tensor | None, z: Tensor | tuple = ()
+) -> Tensor:
     """The state of every evaluation, and the sample: [n, nfe + 1, dim], float32, on the CPU. Each is divided by
     sqrt(alpha^2 + sigma^2) at its time, so that all noise levels have the same scale."""
-    recording = sample(denoiser, tableau, x_T, condition, record=True)
+    recording = sample(denoiser, tableau, x_T, condition, record=True, z=z)
     t = torch.cat([tableau.t_c, tableau.t[-1:]])
     scale = (tableau.noise.alpha(t) ** 2 + tableau.noise.sigma(t) ** 2).sqrt()
     end = recording.x_0.to(recording.states[0].dtype)

@@ -31,12 +31,12 @@ def main(name: str, seed: int, row: str, schedule: str | None) -> None:
         block["schedule"] = schedule
     folder, reference = f"pairs/{name}-{seed}", f"references/{name}.safetensors"
     files = (reference, *sorted(Path(folder).glob("*.safetensors")))
-    scratch = Scratch(fingerprint(name, seed, row, block, teacher_nfe, settings["budget"], files=files))
+    given = settings["pairs"], settings["budget"]
+    scratch = Scratch(fingerprint(name, seed, row, block, teacher_nfe, given, files=files))
     statistics = read_tensors(reference)[0]
     goal = statistics["mean"], statistics["covariance"]
-    training, validation, exact = (
-        Pairs.load(f"{folder}/{stream}.safetensors", CPU) for stream in ("train", "validation", "sample")
-    )
+    training = Pairs.load(f"{folder}/train.safetensors", CPU, block.get("pairs", settings["pairs"]))
+    validation, exact = (Pairs.load(f"{folder}/{stream}.safetensors", CPU) for stream in ("validation", "sample"))
 
     def judged(table: Tableau) -> dict[str, float]:
         noises = Noises("sample", seed, len(exact))

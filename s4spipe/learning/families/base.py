@@ -154,6 +154,13 @@ def check_options(name: str, options: dict[str, Any]) -> None:
             raise UserError(f"{key}: not for the family {name}, only for {', '.join(sorted(able))}")
 
 
+def check_start(start: Tableau) -> None:
+    """Raises UserError for a solver that adds something to its states: families have no such numbers."""
+    if start.extras:
+        raise UserError(f"solver {start.name} adds {'a constant' if start.m is not None else 'fresh noise'} to its "
+                        "states, which no family learns: start from another")  # fmt: skip
+
+
 def make(name: str, start: Tableau, times: Times | None = None, **options: Any) -> Family:
     """A family by its name, starting at a classical solver's tableau; with weights by frequency, see `banded`.
 
@@ -167,6 +174,7 @@ def make(name: str, start: Tableau, times: Times | None = None, **options: Any) 
         UserError: for an unknown family, an option that it does not have, or a start that it cannot have.
     """
     check_options(name, options)
+    check_start(start)
     entry = FAMILIES[name]
     chosen = {key: value for key, value in options.items() if key in entry.options}
     return entry.cls.from_start(start, times, **chosen, **entry.fixed)

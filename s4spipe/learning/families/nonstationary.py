@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from s4spipe.learning.correction import Correction
-from s4spipe.learning.families.base import Family, Times, register
+from s4spipe.learning.families.base import Family, Times, check_start, register
 from s4spipe.models.noise import NoiseSchedule
 from s4spipe.runtime.errors import UserError
 from s4spipe.sampling.tableau import Tableau
@@ -142,6 +142,7 @@ class Free(Family):
 
     def __init__(self, start: Tableau):
         nn.Module.__init__(self)
+        check_start(start)
         noise, n = start.noise, start.nfe
         self.init, self.noise, self.nfe, self.afs, self.start = start.name, noise, n, False, start
         self.register_buffer("t", start.t)

@@ -11,15 +11,11 @@ from torch import Tensor
 
 from s4spipe.models import noise
 from s4spipe.models.noise import NoiseSchedule
-from s4spipe.runtime.checks import check_plain, is_number
-from s4spipe.runtime.errors import UserError, shown, unknown
+from s4spipe.runtime.checks import check_plain
+from s4spipe.runtime.errors import UserError, shown
 from s4spipe.runtime.files import read_json, write_text
-from s4spipe.sampling.tableau import arrays
+from s4spipe.sampling.tableau import arrays, form
 from s4spipe.sampling.tableau.basis import PLAIN, Arrays, Basis, from_description
-
-# Schema 1 had no `steps` (they were nfe) and no c_0 (it was 1). Plain numbers are written in schema 2, without `basis`.
-SCHEMA, PLAIN_SCHEMA = 3, 2
-KEYS = ("schema", "name", "nfe", "steps", "noise", "basis", "t", "t_c", "c_0", "c", "W", "meta")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +30,9 @@ class Tableau:
     x_T and in the evaluations so far (the idea of Butcher's tableau). A weight is a number, or [*K] numbers by the
     `basis`: one for each band of frequencies, say. Tensors are float64 and may carry gradients.
 
+    To every state, a solver may add beta[i] m, where m is a constant of the model's (its mean sample, say), and
+    sum_k V[i, k] z_k, where z_k are fresh standard normal noises (so that it solves an SDE).
+
     Attributes:
         t: [S+1] times of the S steps, strictly falling, within the range of the noise schedule. A multistep solver has
             S = N; a single-step solver has fewer steps than evaluations.
@@ -45,6 +44,9 @@ class Tableau:
         meta: provenance; any JSON-ready data.
         c_0: [*K] weight of x_T in the first state; 1 unless a first step was made without the network (AFS).
         basis: what a weight multiplies; K is its shape.
+        beta: [N+1, *K] weights of the constant in y_0 .. y_N; None for none.
+        m: the constant, which broadcasts over a sample: [C, H, W], or [C, 1, 1]; None if beta is None.
+        V: [N+1, Z, *K] weights of the Z fresh noises in y_0 .. y_N; None for none.
 
     Raises:
         UserError: if an attribute breaks one of these rules.
@@ -59,11 +61,16 @@ class Tableau:
     meta: dict = field(default_factory=dict)
     c_0: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.float64, device="cpu"))
     basis: Basis = PLAIN
+    beta: Tensor | None = None
+    m: Tensor | None = None
+    V: Tensor | None = None
 
     def __post_init__(self):
         if not isinstance(self.basis, Basis):
             raise UserError(f"tableau entry basis must be a basis, got {shown(self.basis)}")
-        for key in ("t", "t_c", "c", "W", "c_0"):
+        if (self.beta is None) != (self.m is None):
+            raise UserError("tableau entries beta and m go together: the constant m and its weights beta")
+        for key in ("t", "t_c", "c", "W", "c_0", *self.extras):
             if not torch.is_tensor(getattr(self, key)):
                 raise UserError(f"tableau entry {key} must be a tensor of float64, got {shown(getattr(self, key))}")
         if not isinstance(self.noise, NoiseSchedule):
@@ -80,15 +87,13 @@ class Tableau:
             raise UserError("a tableau needs at least one evaluation, got an empty c")
         if self.t.ndim != 1 or len(self.t) < 2:
             raise UserError(f"tableau entry t must be at least two times, got {shown(self.t.tolist())}")
-        for key, shape in {"t": (len(self.t),), "t_c": (n,), "c_0": k, "c": (n, *k), "W": (n, n, *k)}.items():
-            value = getattr(self, key)
-            if value.dtype != torch.float64 or tuple(value.shape) != shape:
-                raise UserError(
-                    f"tableau entry {key} must be float64 of shape {list(shape)} to go with the {n} entries of c, "
-                    f"got {value.dtype} of shape {list(value.shape)}"
-                )
-            if not value.isfinite().all():
-                raise UserError(f"tableau entry {key} must be finite, got {shown(value.detach().tolist())}")
+        shapes = {"t": (len(self.t),), "t_c": (n,), "c_0": k, "c": (n, *k), "W": (n, n, *k)}
+        if self.m is not None:
+            shapes |= {"beta": (n + 1, *k), "m": tuple(self.m.shape) or (1,)}
+        if self.V is not None:
+            shapes["V"] = (n + 1, max(self.draws, 1), *k)
+        for key, shape in shapes.items():
+            form.check(key, getattr(self, key), shape, n)
         if self.W.detach()[torch.ones(n, n, device=self.W.device).triu(1).bool()].any():
             raise UserError("tableau entry W must be lower triangular: a state may use only evaluations made before it")
         if not (self.t.detach().diff() < 0).all():
@@ -107,6 +112,16 @@ class Tableau:
     def nfe(self) -> int:
         """Network evaluations per sample."""
         return len(self.c)
+
+    @property
+    def extras(self) -> list[str]:
+        """Which of beta, m and V it has."""
+        return [key for key in form.EXTRAS if getattr(self, key) is not None]
+
+    @property
+    def draws(self) -> int:
+        """Z, the fresh noises per sample; 0 for a solver of the ODE."""
+        return 0 if self.V is None else self.V.shape[1] if self.V.ndim > 1 else 0
 
     @property
     def stages(self) -> list[range]:
@@ -130,7 +145,9 @@ class Tableau:
 
     def detached(self) -> "Tableau":
         """The same tableau without gradients."""
-        return replace(self, **{key: getattr(self, key).detach() for key in ("t", "t_c", "c", "W", "c_0")})
+        return replace(
+            self, **{key: getattr(self, key).detach() for key in ("t", "t_c", "c", "W", "c_0", *self.extras)}
+        )
 
     def over(self, basis: Basis) -> "Tableau":
         """The same solver with weights in a basis: each of the numbers that a plain weight becomes is equal to it.
@@ -140,11 +157,15 @@ class Tableau:
         if self.basis.shape:
             raise UserError(f"only plain weights can be laid over a basis, got those of {shown(self.basis.describe())}")
         k = basis.shape
-        wide = {key: getattr(self, key)[(...,) + (None,) * len(k)] for key in ("c_0", "c", "W")}
+        weights = ("c_0", "c", "W", *(key for key in self.extras if key != "m"))
+        wide = {key: getattr(self, key)[(...,) + (None,) * len(k)] for key in weights}
         return replace(self, basis=basis, **{key: w.expand(*w.shape[: w.ndim - len(k)], *k) for key, w in wide.items()})
 
-    def state(self, i: int, x_T: Tensor, d: Sequence[Tensor]) -> Tensor:
-        """y_i = c[i-1] x_T + sum_{j<i} W[i-1, j] d_j, on the device and in the dtype of x_T; y_0 = c_0 x_T.
+    def state(
+        self, i: int, x_T: Tensor, d: Sequence[Tensor], m: Tensor | None = None, z: Sequence[Tensor] = ()
+    ) -> Tensor:
+        """y_i = c[i-1] x_T + sum_{j<i} W[i-1, j] d_j, and y_0 = c_0 x_T, with what is added to them, on the device and
+        in the dtype of x_T.
 
         All of them are in the basis in which the weights multiply them (`basis.to`, `basis.back`), which for plain
         numbers is that of the samples.
@@ -153,20 +174,53 @@ class Tableau:
             i: the state's index, 0 to N.
             x_T: the initial noises [B, ...].
             d: the predictions so far, each [B, ...]. Trailing predictions that y_i does not need may be missing.
+            m: `constant(x_T)`.
+            z: the fresh noises, each [B, ...]. Trailing ones that y_i does not need may be missing.
 
         Returns:
             The state [B, ...].
         """
+
+        def times(weight: Tensor, x: Tensor) -> Tensor:
+            return self.basis.spread(weight, x_T) * x
+
         if i == 0:
-            return self.basis.spread(self.c_0.to(x_T), x_T) * x_T
-        c, W = self.basis.spread(self.c[i - 1].to(x_T), x_T), self.W[i - 1].to(x_T)
-        return c * x_T + sum(self.basis.spread(W[j], x_T) * d[j] for j in range(min(i, len(d))))
+            y = times(self.c_0.to(x_T), x_T)
+        else:
+            W = self.W[i - 1].to(x_T)
+            y = times(self.c[i - 1].to(x_T), x_T) + sum(times(W[j], d[j]) for j in range(min(i, len(d))))
+        if self.beta is not None and m is not None:
+            y = y + times(self.beta[i].to(x_T), m)
+        if self.V is not None:
+            V = self.V[i].to(x_T)
+            y = y + sum(times(V[k], z[k]) for k in range(self.needs(i)))
+        return y
+
+    def needs(self, i: int) -> int:
+        """How many of the fresh noises must have been drawn for y_i."""
+        if self.V is None:
+            return 0
+        used = (self.V[i].detach() != 0).view(self.draws, -1).any(1).nonzero()
+        return int(used.max()) + 1 if len(used) else 0
+
+    def constant(self, x_T: Tensor) -> Tensor | None:
+        """The constant m in the basis, [1, ...], for samples like x_T [B, ...], if the solver has one.
+
+        Raises UserError if it does not go with them.
+        """
+        if self.m is None:
+            return None
+        try:
+            return self.basis.to(self.m.to(x_T).expand(x_T.shape[1:])[None])
+        except RuntimeError:
+            raise UserError(f"solver {self.name} adds a constant of shape {list(self.m.shape)}, which does not go with "
+                            f"samples of shape {list(x_T.shape[1:])}") from None  # fmt: skip
 
     def agrees(self, other: "Tableau", tolerance: float = 1e-12) -> bool:
         """Whether the other tableau is the same solver, up to rounding."""
         ours, theirs = self.to_dict(), other.to_dict()
-        keys = ("t", "t_c", "c_0", "c", "W")
-        if any(ours[key] != theirs[key] for key in ours if key not in keys):
+        keys = ("t", "t_c", "c_0", "c", "W", *self.extras)
+        if set(ours) != set(theirs) or any(ours[key] != theirs[key] for key in ours if key not in keys):
             return False
         pairs = ((getattr(self, key), getattr(other, key)) for key in keys)
         return all(a.shape == b.shape and torch.allclose(a, b, rtol=tolerance, atol=tolerance) for a, b in pairs)
@@ -176,17 +230,19 @@ class Tableau:
         c_0, c, W = self.c_0.tolist(), self.c.tolist(), [row[: i + 1] for i, row in enumerate(self.W.tolist())]
         frame = self._frame()
         meta = frame.pop("meta")
-        return {**frame, "c_0": c_0, "c": c, "W": W, "meta": meta}
+        extras = {key: getattr(self, key).tolist() for key in self.extras}
+        return {**frame, "c_0": c_0, "c": c, "W": W, **extras, "meta": meta}
 
     def _frame(self) -> dict:
         """The tableau as JSON-ready data, without its weights."""
+        plain = not self.basis.shape and not self.extras
         return {
-            "schema": SCHEMA if self.basis.shape else PLAIN_SCHEMA,
+            "schema": form.PLAIN_SCHEMA if plain else form.SCHEMA,
             "name": self.name,
             "nfe": self.nfe,
             "steps": len(self.t) - 1,
             "noise": noise.describe(self.noise),
-            **({"basis": self.basis.describe()} if self.basis.shape else {}),
+            **({} if plain else {"basis": self.basis.describe()}),
             "t": self.t.tolist(),
             "t_c": self.t_c.tolist(),
             "meta": self.meta,
@@ -195,7 +251,7 @@ class Tableau:
     def save(self, path: str | Path) -> None:
         """Write the tableau as JSON, one line per row of numbers. Equal tableaux give equal bytes.
 
-        Weights that are arrays go into a safetensors file beside it.
+        Weights that are arrays, and the constant m, go into a safetensors file beside it.
 
         Raises:
             UserError: for a `meta` that JSON cannot hold.
@@ -206,8 +262,10 @@ class Tableau:
         apart = isinstance(self.basis, Arrays)
         data = self._frame() if apart else self.to_dict()
         triangle, meta = data.pop("W", None), json.dumps(data.pop("meta"), indent=2, sort_keys=True)
-        if apart:
-            data["arrays"] = arrays.write(Path(path), {name: getattr(self, name) for name in arrays.NAMES})
+        beside = ["c_0", "c", "W", *self.extras] if apart else [key for key in self.extras if key == "m"]
+        if beside:
+            data = {key: value for key, value in data.items() if key not in beside}
+            data["arrays"] = arrays.write(Path(path), {key: getattr(self, key) for key in beside})
         lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in data.items()]
         if triangle:
             lines.append('  "W": [\n' + ",\n".join("    " + json.dumps(row) for row in triangle) + "\n  ]")
@@ -235,41 +293,28 @@ class Tableau:
 
         Args:
             data: JSON-ready data.
-            weights: c_0, c and W, if they are not in the data but from a file of their own.
+            weights: what is not in the data but in a file of its own: weights that are arrays, the constant m.
 
         Raises:
             UserError: for any other data; the message names the entry.
         """
         if not isinstance(data, dict):
             raise UserError("a solver file must be a JSON object")
-        if data.get("schema") == 1:
-            data = {"steps": data.get("nfe"), "c_0": 1.0} | data | {"schema": PLAIN_SCHEMA}
-        if data.get("schema") == PLAIN_SCHEMA:
-            data = {"basis": PLAIN.describe()} | data | {"schema": SCHEMA}
-        if data.get("schema") != SCHEMA:
-            raise UserError(
-                f"schema must be 1, 2 or {SCHEMA}, got {shown(data.get('schema'))}: another s4spipe wrote it"
-            )
-        keys = [key for key in KEYS if weights is None or key not in arrays.NAMES]
-        for key in data:
-            if key not in keys:
-                raise unknown("entry", key, keys)
-        for key in keys:
-            if key not in data:
-                raise UserError(f"entry {key} is missing")
-        for key, kind in {"name": str, "noise": dict, "meta": dict}.items():
-            if not isinstance(data[key], kind):
-                raise UserError(f"entry {key} must be of type {kind.__name__}, got {shown(data[key])}")
+        apart = dict(weights or {})
+        data = form.current(data, apart)
         basis = from_description(data["basis"])
-        t, t_c = _numbers("t", data["t"]), _numbers("t_c", data["t_c"])
-        c_0, c, W = _weights(data, basis.shape) if weights is None else (weights[name] for name in arrays.NAMES)
-        n = len(c) if c.ndim else 0
+        t, t_c = form.row("t", data["t"]), form.row("t_c", data["t_c"])
+        found = apart | form.weights(data, basis.shape)
+        n = len(found["c"]) if found["c"].ndim else 0
+        if isinstance(data.get("W"), list) and len(data["W"]) != n:
+            raise UserError(f"entry W must have {n} rows, one per evaluation, got {len(data['W'])}")
         if isinstance(data["nfe"], bool) or data["nfe"] != n:
             raise UserError(f"nfe must be {n}, the number of entries of c, got {shown(data['nfe'])}")
         if isinstance(data["steps"], bool) or data["steps"] != len(t) - 1:
             raise UserError(f"entry t must have {shown(data['steps'])} + 1 times, to go with `steps`, got {len(t)}")
         check_plain("entry meta", data["meta"])
-        return cls(t, t_c, c, W, noise.from_description(data["noise"]), data["name"], data["meta"], c_0, basis)
+        schedule = noise.from_description(data["noise"])
+        return cls(t=t, t_c=t_c, noise=schedule, name=data["name"], meta=data["meta"], basis=basis, **found)
 
 
 def save_all(path: str | Path, tables: Sequence[Tableau]) -> None:
@@ -286,33 +331,3 @@ def load_all(path: str | Path) -> list[Tableau]:
         return [Tableau.from_dict(entry) for entry in data]
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-
-
-def _weights(data: dict[str, Any], k: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """c_0 [*k], c [N, *k] and W [N, N, *k] out of lists."""
-    c, c_0, rows = _numbers("c", data["c"], k), _numbers("c_0", [data["c_0"]], k)[0], data["W"]
-    if not isinstance(rows, list):
-        raise UserError(f"entry W must be of type list, got {shown(rows)}")
-    if len(rows) != len(c):
-        raise UserError(f"entry W must have {len(c)} rows, one per evaluation, got {len(rows)}")
-    W = torch.zeros(len(c), len(c), *k, dtype=torch.float64, device="cpu")
-    for i, row in enumerate(rows):
-        numbers = _numbers(f"W[{i}]", row, k)
-        if len(numbers) != i + 1:
-            raise UserError(f"entry W[{i}] must have {i + 1} numbers (lower triangular), got {len(numbers)}")
-        W[i, : i + 1] = numbers
-    return c_0, c, W
-
-
-def _numbers(key: str, value: object, shape: tuple[int, ...] = ()) -> Tensor:
-    """A list of weights [n, *shape]."""
-    if not isinstance(value, list) or not all(_is_weight(entry, shape) for entry in value):
-        each = f" lists of the shape {list(shape)}" if shape else " numbers"
-        raise UserError(f"entry {key} must be a list of{each}, got {shown(value)}")
-    return torch.tensor(value, dtype=torch.float64, device="cpu").view(len(value), *shape)
-
-
-def _is_weight(value: object, shape: tuple[int, ...]) -> bool:
-    if not shape:
-        return is_number(value)
-    return isinstance(value, list) and len(value) == shape[0] and all(_is_weight(part, shape[1:]) for part in value)

@@ -1,4 +1,5 @@
-"""Weights that are arrays: in a safetensors file beside the solver's own, which refers to it by its hash."""
+"""Weights that are arrays, and a solver's constant: in a safetensors file beside the solver's own, which refers to it
+by its hash."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor
 from s4spipe.runtime.errors import UserError, shown
 from s4spipe.runtime.files import atomic, readable
 
-NAMES = ("c_0", "c", "W")
+NAMES = ("c_0", "c", "W", "beta", "m", "V")
 
 
 def write(path: Path, numbers: dict[str, Tensor]) -> dict[str, str]:
@@ -60,6 +61,6 @@ def decoded(content: bytes, entry: Any, where: str) -> dict[str, Tensor]:
         found = load(content)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{where}: not a complete safetensors file ({str(error)[:150]})") from None
-    if set(found) != set(NAMES):
-        raise UserError(f"{where}: must hold the arrays {', '.join(NAMES)}, got {shown(sorted(found))}")
+    if not set(found) <= set(NAMES):
+        raise UserError(f"{where}: may hold the arrays {', '.join(NAMES)}, got {shown(sorted(found))}")
     return found
