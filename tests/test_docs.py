@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
+from support import quick_python
 from support.pipeline import ROOT, TINY, edit, ran, run
 
 from s4spipe.pipeline import params, presets, render
@@ -48,9 +49,13 @@ def place(project, tmp_path):
     run(tmp_path, "git", "init", "-q", "--bare", "-b", "main", "origin")
     run(tmp_path, "cp", "-r", project, here)
     run(here, "git", "checkout", "-q", "-b", "main")
-    (here / ".venv").mkdir()
-    for name in ("bin", "lib", "pyvenv.cfg"):
+    (here / ".venv/bin").mkdir(parents=True)
+    for name in ("lib", "pyvenv.cfg"):
         (here / ".venv" / name).symlink_to(Path(sys.prefix) / name)
+    for program in Path(sys.prefix, "bin").iterdir():
+        (here / ".venv/bin" / program.name).symlink_to(program)
+    (here / ".venv/bin/python").unlink()
+    (here / ".venv/bin/python").symlink_to(Path(quick_python.folder(), "python"))
     (here / ".venv/installed").touch()
     run(here, "git", "add", ".")
     run(here, "git", "commit", "-q", "-m", "a tiny run")

@@ -1,11 +1,10 @@
-"""FID, the Fréchet distance of features that clean-fid extracts, and KID, precision and recall."""
+"""FID, the Fréchet distance of features that a network gives of images, and KID, precision and recall."""
 
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from cleanfid import fid as cleanfid
 
 from s4spipe.features.base.frechet import Statistics
 from s4spipe.runtime import distributed
@@ -32,21 +31,13 @@ def features(images: np.ndarray, net: torch.nn.Module, device: torch.device, bat
 def batch_features(
     images: torch.Tensor | list[torch.Tensor], net: torch.nn.Module, device: torch.device
 ) -> torch.Tensor:
-    """Features [n, d], float32, on the CPU, of one batch of uint8 images [C, H, W], extracted by clean-fid.
+    """Features [n, d], float32, on the CPU, of one batch of uint8 images [C, H, W], each resized by the network's rule.
 
     Raises UserError if some are not finite.
     """
-    seen = cleanfid.get_model_features(
-        lambda z: images,
-        net,
-        z_dim=1,
-        num_gen=len(images),
-        batch_size=len(images),
-        device=device,
-        verbose=False,
-        custom_fn_resize=net.resize,
-    )
-    found = torch.from_numpy(seen).float()
+    resized = [net.resize(image.numpy().transpose(1, 2, 0)).transpose(2, 0, 1) for image in images]
+    with torch.no_grad():
+        found = net(torch.from_numpy(np.stack(resized)).to(device)).cpu().float()
     broken = int((~found.isfinite()).any(1).sum())
     if broken:
         raise UserError(f"fid.features: the network's features of {broken} of {len(images)} images are not finite; get "
@@ -112,6 +103,8 @@ def checked(
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
     """KID (Binkowski et al. 2018, arXiv 1801.01401) of features [n, d] and [m, d], computed by clean-fid on the same
     subsets in every call."""
+    from cleanfid import fid as cleanfid  # torchvision with it: seconds, which most evaluations need not spend
+
     state = np.random.get_state()  # noqa: NPY002  (clean-fid draws from it)
     np.random.seed(0)  # noqa: NPY002
     try:

@@ -24,7 +24,7 @@ import json, os, socket, sys
 if sys.argv[1:2] != ["-m"]:
     os.execv({sys.executable!r}, [{sys.executable!r}, *sys.argv[1:]])
 line = socket.socket(socket.AF_UNIX)
-line.connect(os.path.join(os.path.dirname(__file__), "socket"))
+line.connect(os.path.join(os.path.dirname(os.path.realpath(__file__)), "socket"))
 asked = json.dumps([sys.argv[2:], os.getcwd(), dict(os.environ)]).encode()
 socket.send_fds(line, [len(asked).to_bytes(4, "big")], [0, 1, 2])
 line.sendall(asked)
