@@ -131,7 +131,6 @@ def test_a_schedule_file_more_runs_the_tables_and_no_fit(project, edited):
 
 
 def test_a_searched_schedule_serves_whoever_names_it(project, edited):
-    run(project, "dvc", "repro")  # as it was before the other tests' schedules
     edited(searched=["gits"], classical_schedules={"ddim": "gits"})
     changed = {"sample@digits-ddim-3", "evaluate@digits-ddim-3", "report@digits"}
     assert ran(run(project, "dvc", "repro")) == {"search@digits-gits", *TABLES, *changed}
@@ -141,7 +140,6 @@ def test_a_searched_schedule_serves_whoever_names_it(project, edited):
 
 def test_two_models_stand_side_by_side(project, edited):
     """Results of both stay whole, and back at the first nothing runs."""
-    run(project, "dvc", "repro")
     before = snapshot(project / RUN)
     text = (project / "params.yaml").read_text()
     edited(model={"name": "other", "condition": "none"}, reference={"count": 100}, sample={"count": 70})

@@ -88,7 +88,9 @@ def prune(path):
 
 @pytest.fixture
 def edited(project):
-    """Edits params.yaml for one test."""
-    before = (project / "params.yaml").read_text(encoding="utf-8")
+    """Edits params.yaml for one test, and leaves params.yaml and the results as they were: others use them next."""
+    before, lock = (project / "params.yaml").read_text(encoding="utf-8"), (project / "dvc.lock").read_bytes()
     yield lambda **blocks: edit(project, **blocks)
     (project / "params.yaml").write_text(before, encoding="utf-8")
+    if (project / "dvc.lock").read_bytes() != lock:
+        run(project, "dvc", "repro", "-q")
