@@ -1,7 +1,9 @@
 """FID, the Fréchet distance of features that a network gives of images, and KID, precision and recall."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -35,7 +37,8 @@ def batch_features(
 
     Raises UserError if some are not finite.
     """
-    resized = [net.resize(image.numpy().transpose(1, 2, 0)).transpose(2, 0, 1) for image in images]
+    resize = cast(Callable[[np.ndarray], np.ndarray], net.resize)
+    resized = [resize(image.numpy().transpose(1, 2, 0)).transpose(2, 0, 1) for image in images]
     with torch.no_grad():
         found = net(torch.from_numpy(np.stack(resized)).to(device)).cpu().float()
     broken = int((~found.isfinite()).any(1).sum())
