@@ -78,7 +78,9 @@ def data(rng: random.Random, whole, make=value):
         if edit == "delete":
             del inner[key]
         elif edit == "rename" and is_mapping:
-            inner[rng.choice([rng.choice(WORDS), rng.choice(NAMES), f"{key}s"])] = inner.pop(key)
+            inner[rng.choice([rng.choice(WORDS), rng.choice(NAMES), f"{key}s" if isinstance(key, str) else "s"])] = (
+                inner.pop(key)
+            )
         elif edit == "add" and is_mapping:
             inner[rng.choice(NAMES + WORDS)] = make(rng)
         elif edit == "add":
