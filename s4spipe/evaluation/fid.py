@@ -106,7 +106,7 @@ def checked(
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
     """KID (Binkowski et al. 2018, arXiv 1801.01401) of features [n, d] and [m, d], computed by clean-fid on the same
     subsets in every call."""
-    from cleanfid import fid as cleanfid  # torchvision with it: seconds, which most evaluations need not spend
+    from cleanfid import fid as cleanfid  # and torchvision: seconds, only for those who have real images
 
     state = np.random.get_state()  # noqa: NPY002  (clean-fid draws from it)
     np.random.seed(0)  # noqa: NPY002
