@@ -26,7 +26,8 @@ DEFAULTS = "python -m s4spipe.pipeline.render"  # writes them to params.yaml
 HERE = {
     "nfe=[3,4,5,6,8,10]": "nfe=[4]' -S 'learned=[]' -S 'refined=[]",
     "'learned=[s4s_alt,gs,ld3]'": "'learned=[gs]' -S 'nfe=[3]'",
-    "'searched=[gits]'": "'searched=[gits]' -S 'learned=[s4s]'",
+    "dvc exp run -S 'searched=[gits]'": "dvc exp run learn@digits-s4s-3 -S 'learned=[s4s]' -S 'searched=[gits]'",
+    "dvc exp run -S ++learners.s4s.seed=1": "dvc exp run learn@digits-s4s-3 -S ++learners.s4s.seed=1",
     "order=4": "order=2",
     "seed=0,1": "seed=1",
     "radius=0.01,0.02,0.05": "radius=0.01",

@@ -222,12 +222,12 @@ def weights(folder):
 
 # What is damaged: how it is tried, how often every day, and how often in the slow suite.
 KINDS = {
-    "params.yaml as data": (lambda folder: params_data, 200, 20_000),
+    "params.yaml as data": (lambda folder: params_data, 200, 5000),
     "params.yaml as text": (lambda folder: params_text(folder / "params.yaml"), 20, 100),
-    "solvers as data": (lambda folder: solver_data, 200, 20_000),
+    "solvers as data": (lambda folder: solver_data, 200, 5000),
     "solvers as text": (lambda folder: solver_text(folder / "solver.json"), 100, 2000),
     "several solvers": (lambda folder: several_solvers(folder / "starts.json"), 50, 1000),
-    "schedules": (lambda folder: schedule, 300, 10_000),
+    "schedules": (lambda folder: schedule, 300, 5000),
     "a finished run": (Left, 2, 10),
     "descriptions of weights": (weights, 10, 200),
 }

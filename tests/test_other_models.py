@@ -47,8 +47,9 @@ STANDINS = {
     "sdxl": lambda folder: pipes.saved(pipes.stable_diffusion_xl(), folder),
     "sd3": lambda folder: pipes.saved(pipes.stable_diffusion_3(), folder),
 }
-# These learn as cifar10, sd15, DDPM or sd3 do: their models are of the same kinds. Here they are sampled and measured.
-LEARNED_ELSEWHERE = {"ffhq64", "afhqv2_64", "mscoco", "lsun_bedroom", "sdxl"}
+# These learn as cifar10, sd15, DDPM, sd3 or imagenet256 do: their models are of the same kinds. Here they are sampled
+# and measured.
+LEARNED_ELSEWHERE = {"ffhq64", "afhqv2_64", "mscoco", "lsun_bedroom", "sdxl", "dit_xl_256"}
 LEARNED = ("s4s", "s4s_alt", "free_bands")
 NONE = {"condition": "none"}
 OTHERS = {

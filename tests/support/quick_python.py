@@ -1,4 +1,5 @@
-"""A `python` that starts quickly: `python -m ...` is forked from a process that has imported the large libraries.
+"""A `python` that starts quickly: `python -m ...` is forked from a process that has imported the large libraries; and
+an `s4spipe` that is this python's.
 
 A stage spends seconds on importing torch, and a tiny pipeline has dozens of stages. None of the project's own modules
 is imported beforehand: a stage runs the code of the folder that it is started in, as with any other python.
@@ -34,11 +35,12 @@ sys.exit(line.recv(1)[0])
 
 @lru_cache
 def folder() -> str:
-    """The folder of a quick `python`, for PATH; its server ends with this process."""
+    """The folder of a quick `python` and its `s4spipe`, for PATH; their server ends with this process."""
     made = tempfile.mkdtemp()
-    path = Path(made, "python")
-    path.write_text(CLIENT, encoding="utf-8")
-    path.chmod(0o755)
+    for name, script in {"python": CLIENT, "s4spipe": f'#!/bin/sh\nexec {made}/python -m s4spipe "$@"\n'}.items():
+        path = Path(made, name)
+        path.write_text(script, encoding="utf-8")
+        path.chmod(0o755)
     server = subprocess.Popen([sys.executable, __file__, made], stdout=subprocess.PIPE)
     assert server.stdout is not None
     server.stdout.readline()
