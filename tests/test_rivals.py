@@ -120,9 +120,10 @@ def test_the_tables_mark_the_lowest_and_say_how_far_ahead_free_is():
         "gits": cells(3, 200.0, 150.0),
         "gs_fit": cells(3, 1.5, 2.9) + cells(4, 2.5),
         "free": cells(3, 1.0, 2.0) + cells(4, 3.0, 3.0),
-        "free_bands": cells(4, 1.5, 1.5),  # no rival
+        "free_bands": cells(4, 1.5, 1.5),  # learns from more
     }}  # fmt: skip
-    lines = page.page(found, {"nfe": [3, 4, 5]}).splitlines()
+    settings = {"nfe": [3, 4, 5], "rows": {"gs": {}, "free_bands": {"pairs": 1800}}}
+    lines = page.page(found, settings).splitlines()
     assert "| gs | 3 ± 1 | **1 ± 0** | - |" in lines
     assert "| gits | 175 ± 40 | - | - |" in lines
     assert "| free | **1.5 ± 0.7** | 3 ± 0 | - |" in lines

@@ -30,9 +30,8 @@ ORDER = 3
 DISTANCE = distance.pseudo_huber
 MICRO_BATCH_SIZE = 200
 ADAM_BATCH_SIZE, LEARNING_RATE = 20, 0.03
-NEWTON_BATCH_SIZE, NEWTON_STEPS, BANDED_STEPS = 200, 10, 40
+NEWTON_BATCH_SIZE, NEWTON_STEPS = 200, 10
 FREE_START, SKIP = "dpmpp_3m", (0.0, 0.1, 0.2, 0.3)
-REFINEMENTS, BANDED_REFINEMENTS = 3, 6
 
 Cost = dict[str, Any]
 
@@ -121,13 +120,14 @@ def phases(learns: str, epochs: int) -> list[adam.Phase]:
     return [adam.Phase(what, epochs)]
 
 
-def newton(cell: Cell, students: Sequence[Family], banded: bool = False) -> tuple[Family, int]:
-    """The most promising student by Gauss-Newton, and the evaluations spent. Validation is by all pairs."""
+def newton(cell: Cell, students: Sequence[Family], settings: dict[str, Any]) -> tuple[Family, int]:
+    """The most promising student by Gauss-Newton, in bands if the settings say so, and the evaluations spent.
+    Validation is by all pairs."""
     trial, denoiser = cell.training.take(torch.arange(starts.TRIAL_PAIRS)), cell.problem.denoiser
     student = min(students, key=lambda s: gauss_newton.mean_distance(s(), denoiser, trial, DISTANCE, MICRO_BATCH_SIZE))
-    basis, steps = (frequency.bands(cell.training.x_0), BANDED_STEPS) if banded else (PLAIN, NEWTON_STEPS)
+    basis = frequency.bands(cell.training.x_0) if settings.get("bands") else PLAIN
     fit = partial(gauss_newton.fit, learns=(COEFFICIENTS, TIMES), distance=DISTANCE, batch_size=NEWTON_BATCH_SIZE,
-                  steps=steps)  # fmt: skip
+                  steps=settings.get("steps", NEWTON_STEPS))  # fmt: skip
     student, history = gauss_newton.widened(cell.task(student), basis, fit)
     return student, len(students) * starts.TRIAL_PAIRS * cell.nfe + history[-1]["evaluations"]
 
@@ -136,41 +136,28 @@ def fitted(cell: Cell, settings: dict[str, Any]) -> tuple[Tableau, Cost]:
     """A family fitted as `free` is, its times learned too, from the best of the schedules."""
     tables = [cell.classical(settings["solver"], schedule) for schedule in SCHEDULES]
     students = [families.make(settings["family"], t, Times(cell.noise, t.t), order=ORDER) for t in tables]
-    student, spent = newton(cell, students)
+    student, spent = newton(cell, students, settings)
     return student(), {"evaluations": spent}
 
 
-def free(cell: Cell, refined: bool, banded: bool = False) -> tuple[Tableau, Cost]:
-    """The solver `free`, or `free_bands`, with the pipeline's settings."""
+def free(cell: Cell, settings: dict[str, Any]) -> tuple[Tableau, Cost]:
+    """The solver `free`, or `free_bands`, by the pipeline's way; `refine` is how many steps of refinement it has."""
     tables = [cell.classical(FREE_START, schedule) for schedule in SCHEDULES]
-    student, spent = newton(cell, [Free(starts.late(table, skip)) for table in tables for skip in SKIP],
-                            banded)  # fmt: skip
-    if refined:
-        steps = BANDED_REFINEMENTS if banded else REFINEMENTS
-        history = refinement.refine(cell.task(student), cell.problem.seen, steps)
+    student, spent = newton(cell, [Free(starts.late(table, skip)) for table in tables for skip in SKIP], settings)
+    if "refine" in settings:
+        history = refinement.refine(cell.task(student), cell.problem.seen, settings["refine"])
         spent += history[-1]["evaluations"]
     return student(), {"evaluations": spent}
 
 
-SPECIAL: dict[str, Callable[[Cell], tuple[Tableau, Cost]]] = {
-    "classical": best_classical,
-    "gits": gits,
-    "dmn": dmn,
-    "free_fit": lambda cell: free(cell, refined=False),
-    "free": lambda cell: free(cell, refined=True),
-    "free_bands_fit": lambda cell: free(cell, refined=False, banded=True),
-    "free_bands": lambda cell: free(cell, refined=True, banded=True),
-}
+SPECIAL: dict[str, Callable[[Cell], tuple[Tableau, Cost]]] = {"classical": best_classical, "gits": gits, "dmn": dmn}
+BY = {"adam": learned, "gauss_newton": fitted, "free": free}
 
 
 def make(row: str, settings: dict[str, Any], cell: Cell) -> tuple[Tableau, Cost]:
     """The row's solver by its settings in params.yaml, and what it cost: network evaluations, and seconds of a core."""
     started = time.process_time()
-    if row in SPECIAL:
-        table, cost = SPECIAL[row](cell)
-    else:
-        by = fitted if settings.get("optimizer") == "gauss_newton" else learned
-        table, cost = by(cell, settings)
+    table, cost = SPECIAL[row](cell) if row in SPECIAL else BY[settings.get("by", "adam")](cell, settings)
     return table, cost | {"seconds": time.process_time() - started}
 
 
