@@ -38,9 +38,9 @@ show: .venv/installed
 	@$(BIN)/dvc exp show --only-changed --no-pager --drop 'gap|/|Created|State|Executor'
 
 # One thread a process: a core that has done its tests takes some of another's, and torch would use all cores in each.
-# The everyday suite alone counts the lines that run, in every process that it starts. The slow tests often wait for
-# a process or a queue: one more than there are cores keeps the cores busy. Hundreds of stages are started, so that what
-# Python has compiled should be kept.
+# The everyday suite alone counts the lines that run, in every process that it starts, by the first cases of each test
+# (tests/conftest.py). The slow tests often wait for a process or a queue: one more than there are cores keeps the cores
+# busy. Hundreds of stages are started, so that what Python has compiled should be kept.
 unexport PYTHONDONTWRITEBYTECODE
 test: .venv/installed lint
 ifdef SLOW

@@ -31,7 +31,7 @@ SEEN: Counter = Counter()
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """Coverage counts the first cases of a test: hundreds of others add time to it, and hardly a line."""
+    """Coverage counts the first cases of a test: hundreds of others take its time, and add few lines."""
     SEEN[item.location[0], item.originalname] += 1
     counting = Coverage.current() if SEEN[item.location[0], item.originalname] > COUNTED else None
     if counting:
