@@ -7,7 +7,7 @@ pipe(..., num_inference_steps=8)
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -21,6 +21,7 @@ from s4spipe.models.noise import Flow, VPDiscrete
 from s4spipe.runtime import checks
 from s4spipe.runtime.checks import whole
 from s4spipe.runtime.errors import UserError, needs, shown
+from s4spipe.sampling import tokens
 from s4spipe.sampling.loop import check_finite
 from s4spipe.sampling.tableau import Tableau, project
 from s4spipe.solvers import registry, timesteps
@@ -50,6 +51,8 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         use_flow_sigmas: tells Flux's pipeline to leave the times to the scheduler.
         variance_type: if it begins with `learned`, the network's output has a variance in a second half of its
             channels, which is left out.
+        size: height and width of the images in pixels, for a pipeline that cuts its latents into tokens (Flux's), and a
+            solver with weights by frequency.
 
     Raises:
         UserError: for a tableau that no pipeline can run.
@@ -68,11 +71,13 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         num_train_timesteps: int = 1000,
         use_flow_sigmas: bool = True,
         variance_type: str | None = None,
+        size: Sequence[int] | None = None,
     ):
         self.tableau = table = Tableau.from_dict(dict(tableau) if isinstance(tableau, Mapping) else tableau)
         flow = isinstance(table.noise, Flow)
         whole("num_train_timesteps", num_train_timesteps)
-        self.prediction = prediction.known(_usual_prediction(table) if prediction_type is None else prediction_type)
+        tokens.check_size(size)
+        self.prediction = prediction.known(prediction_type, table.noise)
         self.init_noise_sigma = 1.0 if isinstance(table.noise, VPDiscrete | Flow) else table.noise.sigma_T
         if self.prediction == "flow_prediction" and not flow:
             raise UserError(f"solver {table.name} is for {_name(table)} noise, where no network predicts "
@@ -107,6 +112,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         *,
         repo: str | None = None,
         rev: str | None = None,
+        size: Sequence[int] | None = None,
     ) -> "S4SScheduler":
         """A scheduler that runs a given solver.
 
@@ -118,6 +124,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
                 noise), the velocity (flow matching) or x0 (all other noise).
             repo: the git repository (URL or path) of a DVC project that has the file `solver`.
             rev: the commit or tag of `repo`.
+            size: as for the class.
 
         Raises:
             UserError: if `solver` is not a solver, or was made for another noise schedule.
@@ -128,16 +135,16 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             if not isinstance(solver, str | Path):
                 raise UserError(f"solver must be a tableau, or the path of a file or a folder, got {shown(solver)}")
             if Path(solver).is_dir() or (not Path(solver).exists() and HUB_ID.fullmatch(str(solver))):
-                saved = _from_folder(cls, str(solver))
+                saved = _from_folder(cls, str(solver), {} if size is None else {"size": size})
                 if config is None:
                     return saved
-                solver = saved.tableau
+                solver, size = saved.tableau, saved.config.size
             else:
                 solver = Tableau.load(solver)
         if config is not None and not isinstance(config, Mapping):
             raise UserError(f"config must be a scheduler's config, as pipe.scheduler.config, got {shown(config)}")
         if config is None:
-            return cls(tableau=solver.to_dict(), prediction_type=_usual_prediction(solver))
+            return cls(tableau=solver.to_dict(), prediction_type=prediction.known(None, solver.noise), size=size)
         if not isinstance(solver.noise, VPDiscrete | Flow):
             raise UserError(
                 f"solver {solver.name} is for {_name(solver)} noise, which diffusers' pipelines do not have: run it "
@@ -153,7 +160,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
                 raise UserError(f"solver {solver.name} was made for another model: its alphas_cumprod are not those of "
                                 "the pipeline's scheduler")  # fmt: skip
         own = {key: config[key] for key in ("num_train_timesteps", "variance_type") if key in config}
-        scheduler = cls(tableau=solver.to_dict(), prediction_type=model.prediction, **own)
+        scheduler = cls(tableau=solver.to_dict(), prediction_type=model.prediction, size=size, **own)
         # The pipeline's own keys (betas, shift, ...) are kept: OtherScheduler.from_config(pipe.scheduler.config) finds
         # the model's noise in them, and pipelines ask for some. So is which of them are defaults of their class.
         kept = {key: value for key, value in config.items() if key not in scheduler.config and key[:1] != "_"}
@@ -220,6 +227,12 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         """The evaluations per sample, which `num_inference_steps` must equal."""
         return self.tableau.nfe
 
+    @property
+    def sigmas(self) -> Tensor:
+        """[N+1]: sigma / alpha, or a flow model's t, of every evaluation and of the end; some pipelines read them."""
+        t, noise = torch.cat([self.tableau.t_c, self.tableau.t[-1:]]), self.tableau.noise
+        return (t if isinstance(noise, Flow) else noise.sigma(t) / noise.alpha(t)).float()
+
     def _times(self) -> Tensor:
         scale = self.config.num_train_timesteps if isinstance(self.tableau.noise, Flow) else 1
         return (scale * self.tableau.t_c).float()
@@ -285,21 +298,26 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         model_output = self._checked(model_output, sample)
         basis, precision = self.tableau.basis, torch.promote_types(sample.dtype, torch.float32)
         if i == 0:
-            basis.check(sample)
             self._state = sample.to(precision, copy=True)  # some pipelines write into their samples
-            self._x_T, self._m = basis.to(self._state), self.tableau.constant(self._state)
+            self._grid = tokens.grid(sample, self.config.size, basis.axes)
+            basis.check(image := self._grid.image(self._state))
+            self._x_T, self._m = basis.to(image), self.tableau.constant(image)
         elif sample.shape != self._state.shape or not torch.equal(sample, self._state.to(sample.dtype)):
             raise UserError("the sample was changed between two steps, which this solver does not allow: every step "
                             "refers back to the initial noise")  # fmt: skip
         output = model_output.to(precision, copy=True)  # a captured CUDA graph returns the same memory at every call
         x0 = X0[self.prediction](self._state, output, self.alpha[i], self.sigma[i])
-        self._evaluations.append(basis.to(x0))
+        self._evaluations.append(self._in_basis(x0))
         for _ in range(self.tableau.needs(i + 1) - len(self._fresh)):
             z = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=precision)
-            self._fresh.append(basis.to(z))
-        self._state = state = basis.back(self.tableau.state(i + 1, self._x_T, self._evaluations, self._m, self._fresh))
-        previous = state.to(sample.dtype, copy=True)
+            self._fresh.append(self._in_basis(z))
+        state = basis.back(self.tableau.state(i + 1, self._x_T, self._evaluations, self._m, self._fresh))
+        self._state = self._grid.tokens(state)
+        previous = self._state.to(sample.dtype, copy=True)
         return SchedulerOutput(prev_sample=previous) if return_dict else (previous,)
+
+    def _in_basis(self, x: Tensor) -> Tensor:
+        return self.tableau.basis.to(self._grid.image(x))
 
     def _checked(self, output: Tensor, sample: Tensor) -> Tensor:
         """The network's output, without a learned variance, if it is finite and has the shape of the sample."""
@@ -319,18 +337,12 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         return self.config.num_train_timesteps
 
 
-def _from_folder(cls: type[S4SScheduler], folder: str) -> S4SScheduler:
+def _from_folder(cls: type[S4SScheduler], folder: str, options: dict) -> S4SScheduler:
     try:
-        return cls.from_pretrained(folder)
+        return cls.from_pretrained(folder, **options)
     except OSError as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{folder}: neither a file, nor a folder or a hub's id of a scheduler ({reason[0]})") from None
-
-
-def _usual_prediction(table: Tableau) -> str:
-    if isinstance(table.noise, Flow):
-        return "flow_prediction"
-    return "epsilon" if isinstance(table.noise, VPDiscrete) else "sample"
 
 
 def _name(table: Tableau) -> str:

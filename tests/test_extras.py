@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.pipes import SCALED, guided, unconditional
 from support.problems import NOISES, Gaussian
-from test_basis import banded, denoise, drawn
+from support.tables import banded, denoise, drawn
 from test_scheduler import LINEAR, SD, build, drive, images
 
 from s4spipe import models

@@ -1,5 +1,6 @@
 """Bands from the power spectrum of samples, and families with weights in bands."""
 
+import json
 import math
 
 import pytest
@@ -16,7 +17,7 @@ from s4spipe.noise import VE
 from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.scratch import Scratch
 from s4spipe.sampling.loop import sample
-from s4spipe.sampling.tableau.basis import PLAIN, Bands, radii, transformed
+from s4spipe.sampling.tableau.basis import PLAIN, Bands, from_description, radii, transformed
 from s4spipe.solvers import registry, timesteps
 
 NOISE = VE()
@@ -69,6 +70,23 @@ def test_there_are_at_most_as_many_bands_as_asked_for(count):
     assert basis.shape == ((count,) if count > 1 else ())
 
 
+@pytest.mark.parametrize(("count", "most"), [(1, 1), (3, 3), ("auto", frequency.MOST)])
+def test_channels_of_their_own_share_no_band(count, most):
+    x = torch.einsum("dc,bc...->bd...", rotation(3), field(400))
+    basis, common = frequency.bands(x, count, "own"), frequency.bands(x, "auto")
+    band = basis.spread(torch.arange(basis.shape[0]), x).view(3, -1)
+    inside = [set(component.tolist()) for component in band]
+    assert sum(map(len, inside)) == len(set.union(*inside)) == basis.shape[0]  # none is shared, and none is empty
+    assert all(1 <= len(component) <= most for component in inside)
+    assert basis.mixing == common.mixing
+    assert (basis.shape == (3,)) == (count == 1)
+    turned = transformed(basis.to(x), 2, back=True)
+    for row, component in zip(basis.rows, turned.split(1, 1), strict=True):
+        alone = frequency.bands(component, count)  # each has the bands that it would have without the others
+        assert [edge for edge in row if 0 < edge < math.inf] == [*(() if alone is PLAIN else alone.rows[0])]
+    assert from_description(json.loads(json.dumps(basis.describe()))) == basis
+
+
 def test_data_of_one_power_and_data_without_axes_get_plain_numbers():
     rng = torch.Generator().manual_seed(0)
     assert frequency.bands(torch.randn(3000, 3, 8, 8, generator=rng)) is PLAIN
@@ -76,6 +94,8 @@ def test_data_of_one_power_and_data_without_axes_get_plain_numbers():
     assert frequency.bands(torch.zeros(10, 3, 8, 8)) is PLAIN
     with pytest.raises(UserError, match=r"bands: 3, but .* of shape \[5\]; make it 1"):
         frequency.bands(torch.zeros(10, 5), 3)
+    with pytest.raises(UserError, match=r"channels: own, but .* of shape \[5\]; make it common"):
+        frequency.bands(torch.zeros(10, 5), channels="own")
 
 
 @pytest.mark.parametrize("mixing", [3, [[1.0]], ("a",), ((True,),), ((math.nan,),), ((2.0,),)])

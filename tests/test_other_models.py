@@ -30,7 +30,7 @@ TOY = {
     "starts": {"free_bands": {"schedules": ["logsnr"]}},
     "learner_defaults": {"pairs": 4, "validation_pairs": 2, "batch_size": 4, "warmup_epochs": 1, "alternations": 1},
     "learners": {"s4s": {"pairs": 4, "validation_pairs": 2, "batch_size": 4, "epochs": 1},
-                 "free_bands": {"validation_pairs": 2, "batch_size": 4, "epochs": 1}},
+                 "free_bands": {"validation_pairs": 2, "batch_size": 4, "epochs": 1, "channels": "own"}},
     "refine": {"pairs": 4, "validation_pairs": 2, "steps": 1},
     "sample": {"count": 5},
     "reference": {"nfe": 3, "count": 5},

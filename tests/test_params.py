@@ -147,6 +147,17 @@ def test_gauss_newton_goes_with_some_settings_only(block, key):
     assert mistake(changed(("learners.s4s", right | block))).startswith(f"learners.s4s.{key}: ")
 
 
+@pytest.mark.parametrize(
+    "bands", [{"bands": 3}, {"bands": "auto"}, {"channels": "own"}, {"channels": "own", "bands": 1}]
+)
+def test_weights_by_frequency_go_with_families_that_have_weights(bands):
+    key, got = next(iter(bands.items()))
+    params.parse(changed(("learners.s4s", bands)))
+    assert mistake(changed(("learners.s4s", {"gaussian": True, **bands}))).startswith(f"learners.s4s.{key}: must be ")
+    said = mistake(changed(("learners.ld3", {"family": "fixed", "learns": "times", **bands})))
+    assert said.startswith(f"learners.ld3.{key}: the family fixed has no weights of its own, got {got}")
+
+
 def test_the_history_is_no_longer_than_the_smallest_nfe_for_the_families_that_have_one():
     data = changed(("nfe", [5, 2]))
     assert mistake(data).startswith("learners.s4s.order: must not exceed the smallest NFE, which is 2, got 3")

@@ -85,16 +85,17 @@ def cell(tmp_path_factory):
     teacher = sampling.teacher(problem, 20)
     counts = (("train", 70), ("validation", 20))
     some = [sampling.samples(problem, teacher, Noises(stream, 0, count)) for stream, count in counts]
-    return lambda: rows.Cell(problem, 3, 0, 900, *some, Scratch(tmp_path_factory.mktemp("row")))
+    return lambda nfe=3: rows.Cell(problem, nfe, 0, 900, *some, Scratch(tmp_path_factory.mktemp("row")))
 
 
+@pytest.mark.parametrize("nfe", [2, 3])
 @pytest.mark.parametrize("row", [row for row in ROWS if row != "teacher"])
-def test_every_row_gives_a_solver_for_its_nfe_and_says_what_it_cost(row, cell):
-    given = cell()
+def test_every_row_gives_a_solver_for_its_nfe_and_says_what_it_cost(row, nfe, cell):
+    given = cell(nfe)
     table, cost = rows.make(row, ROWS[row], given)
-    assert table.nfe == 3
+    assert table.nfe == nfe
     assert sample(given.problem.denoiser, table, given.validation.x_T).isfinite().all()
-    assert cost["evaluations"] <= 3 * given.budget or "learns" not in ROWS[row]
+    assert cost["evaluations"] <= nfe * given.budget or "learns" not in ROWS[row]
     assert (cost["evaluations"] == 0) == (row == "dmn")
 
 

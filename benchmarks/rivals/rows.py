@@ -56,6 +56,11 @@ class Cell:
     def noise(self) -> NoiseSchedule:
         return self.problem.denoiser.noise_schedule
 
+    @property
+    def order(self) -> int:
+        """The history of multistep families: no longer than there are evaluations."""
+        return min(ORDER, self.nfe)
+
     def classical(self, solver: str, schedule: str) -> Tableau:
         return registry.make(solver, schedule, self.noise, self.nfe)
 
@@ -103,7 +108,7 @@ def learned(cell: Cell, settings: dict[str, Any]) -> tuple[Tableau, Cost]:
     learns, radius = settings["learns"], settings["radius"]
     start = cell.classical(settings["solver"], settings["schedule"])
     times = None if learns == "coefficients" else Times(cell.noise, start.t)
-    student = families.make(settings["family"], start, times, order=ORDER)
+    student = families.make(settings["family"], start, times, order=cell.order)
     each = (3 + (radius > 0)) * len(cell.training) + len(cell.validation)
     epochs = cell.budget // each
     rates = adam.Adam(ADAM_BATCH_SIZE, LEARNING_RATE, radius)
@@ -135,7 +140,7 @@ def newton(cell: Cell, students: Sequence[Family], settings: dict[str, Any]) -> 
 def fitted(cell: Cell, settings: dict[str, Any]) -> tuple[Tableau, Cost]:
     """A family fitted as `free` is, its times learned too, from the best of the schedules."""
     tables = [cell.classical(settings["solver"], schedule) for schedule in SCHEDULES]
-    students = [families.make(settings["family"], t, Times(cell.noise, t.t), order=ORDER) for t in tables]
+    students = [families.make(settings["family"], t, Times(cell.noise, t.t), order=cell.order) for t in tables]
     student, spent = newton(cell, students, settings)
     return student(), {"evaluations": spent}
 

@@ -166,10 +166,13 @@ def _check_learner(key: str, learner: Learner) -> None:
         raise UserError(f"{key}.{error}") from None
     if learner.gaussian and learner.family not in ("lms", "pc"):
         raise UserError(f"{key}.gaussian: only for the families lms and pc, not {learner.family}")
-    if learner.gaussian and learner.bands != 1:
-        raise UserError(f"{key}.bands: must be 1 if coefficients start from N(0, 1) (gaussian), got {learner.bands}")
-    if learner.family == "fixed" and learner.bands != 1:
-        raise UserError(f"{key}.bands: the family fixed has no weights of its own, got {learner.bands}; make it 1")
+    for name, plain in (("bands", 1), ("channels", "common")):
+        if (got := getattr(learner, name)) == plain:
+            continue
+        if learner.gaussian:
+            raise UserError(f"{key}.{name}: must be {plain} if coefficients start from N(0, 1) (gaussian), got {got}")
+        if learner.family == "fixed":
+            raise UserError(f"{key}.{name}: the family fixed has no weights of its own, got {got}; make it {plain}")
     if learner.family == "fixed" and learner.learns != "times":
         raise UserError(f"{key}.learns: the family fixed has only times to learn, got {learner.learns}; make it times")
     if learner.family == "free" and learner.learns != "joint":

@@ -197,6 +197,9 @@ class Learner(Block):
     shared: bool = key(False, "all steps share the same corrections")
     gaussian: bool = key(False, "coefficients start from N(0, 1)")
     bands: Bands = key(1, "bands of frequencies with weights of their own; auto: by the samples' power spectrum")
+    channels: Literal["common", "own"] = key(
+        "common", "own: each principal component of the channels has its own bands"
+    )
     decoupling: Annotated[float, Field(ge=0, le=0.5)] = key(
         0.5, "how far a network time may be from its step, as a fraction of the smallest step"
     )
@@ -243,9 +246,7 @@ class Fid(Block):
         "clean", "how images are resized for Inception: clean, legacy_tensorflow"
     )
     features: File = key(FEATURES_WEIGHTS["features"], "the network's file")
-    real: File = key(
-        DIGITS_IMAGES, f"real images: a folder, an .npy array of uint8, or statistics as .npz; {NONE}: none"
-    )
+    real: File = key(DIGITS_IMAGES, f"real images: a folder, an .npy array of uint8, statistics as .npz; {NONE}: none")
     clip: File = key("none", "a CLIP model's folder or id, for the CLIP score of a text-to-image model; none: no score")
 
 
@@ -277,7 +278,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
             "epochs": 10},
     "s4s_alt": {},
     "free": {**FREE, "epochs": 6},
-    "free_bands": {**FREE, "epochs": 5, "bands": "auto"},
+    "free_bands": {**FREE, "epochs": 8, "bands": "auto"},
     "ld3": {"family": "fixed", "learns": "times", "epochs": 18},
     **{name: {"family": name, **ADAM_16} for name in ("dss", "gs", "bns")},
     "s4s_pc": {"family": "pc", "learns": "coefficients", "epochs": 18},

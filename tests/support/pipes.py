@@ -77,6 +77,21 @@ def flux():
                   "width": 8, "guidance_scale": 1.0}  # fmt: skip
 
 
+def wan():
+    """A video pipeline, without its text encoder and autoencoder."""
+    transformer = diffusers.WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=12,
+        freq_dim=16, ffn_dim=16, num_layers=1, rope_max_seq_len=32,
+    )  # fmt: skip
+    pipe = diffusers.WanPipeline(
+        tokenizer=None, text_encoder=None, vae=None, transformer=transformer,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+    )  # fmt: skip
+    embeddings = torch.randn(2, 1, 5, 12)
+    return pipe, {"prompt_embeds": embeddings[0], "negative_prompt_embeds": embeddings[1], "guidance_scale": 3.0,
+                  "height": 32, "width": 48, "num_frames": 9}  # fmt: skip
+
+
 # -- with text encoders, so that prompts can be given; and the others that can be saved to a folder ------------------
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

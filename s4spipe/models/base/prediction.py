@@ -213,8 +213,13 @@ def _of_rule(get: Any, count: int) -> tuple[float, ...]:
     return tuple((1 - own.betas.double()).cumprod(0).tolist())
 
 
-def known(name: Any) -> str:
-    """What a network predicts, if it is a key of `X0`. Raises UserError for anything else."""
+def known(name: Any, schedule: NoiseSchedule | None = None) -> str:
+    """The prediction of that name; for None, what networks for this noise usually predict. Raises UserError for an
+    unknown one."""
+    if name is None and isinstance(schedule, Flow):
+        return "flow_prediction"
+    if name is None and schedule is not None:
+        return "epsilon" if isinstance(schedule, VPDiscrete) else "sample"
     if not isinstance(name, str) or name not in X0:
         raise unknown("prediction_type", name, X0)
     return name
