@@ -45,9 +45,8 @@ def _of_learner(settings: Learner) -> int:
     if settings.optimizer == "gauss_newton":  # validation sees the steps, and means of them
         seen = settings.epochs + gauss_newton.AVERAGED - 1
         fit = settings.epochs * NEWTON_STEP * settings.batch_size + seen * settings.validation_pairs
-        return (
-            fit if settings.bands == 1 and settings.channels == "common" else 2 * fit
-        )  # of plain numbers, then of bands
+        plain = settings.bands == 1 and settings.channels == "common"
+        return fit if plain else 2 * fit  # of plain numbers, and then of bands
     epochs = settings.epochs
     if settings.learns == "alternating":
         epochs = settings.warmup_epochs + 2 * settings.epochs * settings.alternations
