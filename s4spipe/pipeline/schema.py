@@ -197,9 +197,7 @@ class Learner(Block):
     shared: bool = key(False, "all steps share the same corrections")
     gaussian: bool = key(False, "coefficients start from N(0, 1)")
     bands: Bands = key(1, "bands of frequencies with weights of their own; auto: by the samples' power spectrum")
-    channels: Literal["common", "own"] = key(
-        "common", "own: each principal component of the channels has its own bands"
-    )
+    channels: Literal["common", "own"] = key("common", "own: every component of the channels has its own bands")
     decoupling: Annotated[float, Field(ge=0, le=0.5)] = key(
         0.5, "how far a network time may be from its step, as a fraction of the smallest step"
     )
