@@ -79,6 +79,22 @@ def test_a_pipelines_latents_are_our_loops(name, batch):
     torch.testing.assert_close(lie.image(end).to(ours), ours, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("size", [None, SIZE], ids=["image", "tokens"])
+def test_in_half_precision_the_state_is_float32(size, dtype):
+    """Of a network that is exact in half precision, only the rounding of what it is shown is left."""
+    x = torch.randn(2, *((32, 16) if size else (4, 8, 16)), generator=torch.manual_seed(0)).to(dtype)
+    ends = []
+    for precision in (dtype, torch.float32):
+        scheduler = S4SScheduler.from_tableau(solver(FLOW, PLANE), size=size)
+        state = x.to(precision)
+        for t in scheduler.timesteps:
+            state = scheduler.step(torch.full_like(state, 0.5), t, state).prev_sample
+        assert state.dtype == precision
+        ends.append(state.float())
+    assert (ends[0] - ends[1]).abs().max() <= 0.501 * torch.finfo(dtype).eps * ends[1].abs().max()
+
+
 def test_tokens_lie_as_the_size_says():
     x = torch.randn(2, 5, 6, 8, generator=torch.manual_seed(0))
     packed = diffusers.FluxPipeline._pack_latents(x, 2, 5, 6, 8)
