@@ -175,8 +175,8 @@ def _rendezvous(make: bool = False) -> Path:
 def destroy() -> None:
     """Leave the process group, whether or not the stage has succeeded."""
     if dist.is_initialized():
-        dist.destroy_process_group()
-    if is_main() and "MASTER_ADDR" not in os.environ:
+        dist.destroy_process_group()  # the last to leave removes the file of `_rendezvous`
+    elif is_main() and "MASTER_ADDR" not in os.environ:
         _rendezvous().unlink(missing_ok=True)
 
 
