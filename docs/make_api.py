@@ -16,6 +16,7 @@ import s4spipe
 from s4spipe import classical, models, noise, scheduler
 from s4spipe.learning import families
 from s4spipe.sampling import loop
+from s4spipe.scheduler.apply import Applied
 from s4spipe.solvers import timesteps
 
 PAGE = Path(__file__).parent / "reference/api.md"
@@ -34,7 +35,9 @@ SECTIONS: list[tuple[str, str, dict[str, Any]]] = [
         "s4spipe.sample": s4spipe.sample,
         "s4spipe.sampling.loop.Recording": loop.Recording,
     }),
-    ("diffusers scheduler", "Needs the extra `diffusers`.", {
+    ("In a pipeline of diffusers", "Needs the extra `diffusers`.", {
+        "s4spipe.apply": s4spipe.apply,
+        "s4spipe.scheduler.apply.Applied": Applied,
         "s4spipe.scheduler.S4SScheduler": scheduler.S4SScheduler,
     }),
     ("Classical solvers and schedules", "[All solvers](solvers.md) lists their names.", {

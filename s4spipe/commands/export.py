@@ -39,8 +39,8 @@ def write(run: Run, cell: Cell, folder: Path) -> list[Path]:
     if cell not in cells:
         raise unknown("solver of this run", str(cell), map(str, cells))
     tableau = run.tableau(cell)
-    # No pipeline of diffusers makes a first step without the network (AFS).
-    has_scheduler = isinstance(tableau.noise, VPDiscrete | Flow) and bool((tableau.c_0 == 1).all())
+    # No pipeline of diffusers has other noise, or draws noise besides its own before the first step.
+    has_scheduler = isinstance(tableau.noise, VPDiscrete | Flow) and not tableau.needs(0)
     text = card(run, cell, tableau, has_scheduler)
     temporary = folder.with_name(f".{folder.name}.tmp")
     try:
@@ -125,10 +125,10 @@ With [s4spipe](https://arxiv.org/abs/2502.17423), a pipeline that learns few-ste
 """
 
 
-IN_PIPELINE = """from s4spipe.scheduler import S4SScheduler
+IN_PIPELINE = """import s4spipe
 
-pipe.scheduler = S4SScheduler.from_tableau("path/to/this/folder", pipe.scheduler.config)
-images = pipe(..., num_inference_steps=pipe.scheduler.nfe).images"""
+solver = s4spipe.apply(pipe, "path/to/this/folder")  # solver.undo() takes it out again
+images = pipe(..., num_inference_steps=solver.nfe).images"""
 
 
 def _by_hand(params: Params) -> str:

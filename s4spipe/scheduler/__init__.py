@@ -1,4 +1,4 @@
-"""Any solver of this project in a diffusers pipeline.
+"""A tableau as a diffusers scheduler.
 
 pipe.scheduler = S4SScheduler.from_tableau("solver.json", pipe.scheduler.config)
 pipe.scheduler = S4SScheduler.from_classical("unipc_bh2", "logsnr", 8, pipe.scheduler.config)
@@ -8,31 +8,47 @@ pipe(..., num_inference_steps=8)
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from s4spipe.models import noise
 from s4spipe.models.base import prediction
-from s4spipe.models.base.prediction import X0, noise_schedule
+from s4spipe.models.base.prediction import noise_schedule
 from s4spipe.models.noise import Flow, VPDiscrete
 from s4spipe.runtime import checks
 from s4spipe.runtime.checks import whole
 from s4spipe.runtime.errors import UserError, needs, shown
 from s4spipe.sampling import tokens
-from s4spipe.sampling.loop import check_finite
 from s4spipe.sampling.tableau import Tableau, project
+from s4spipe.scheduler import config as configs
+from s4spipe.scheduler.run import Run
 from s4spipe.solvers import registry, timesteps
 
 with needs("diffusers", "s4spipe.scheduler"):
     from diffusers import ConfigMixin, SchedulerMixin
     from diffusers.configuration_utils import register_to_config
     from diffusers.schedulers.scheduling_utils import SchedulerOutput
-    from diffusers.utils.torch_utils import randn_tensor
 
+IN_THE_MIDDLE = ("every step of this solver refers back to the initial noise: it cannot start in the middle, as "
+                 "image-to-image needs; use another scheduler for that")  # fmt: skip
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?<!\.json)")
+# Options of other schedulers' steps that pipelines give, with their only value here; None: whatever it is.
+OPTIONS: dict[str, Any] = {"eta": 0, "use_clipped_model_output": False, "s_churn": 0}
+OPTIONS |= dict.fromkeys(("prev_timestep", "s_noise", "s_tmin", "s_tmax"))
+
+
+@dataclass
+class S4SSchedulerOutput(SchedulerOutput):
+    """The next state `prev_sample` and the x0 prediction `pred_original_sample`, each [B, ...]."""
+
+    pred_original_sample: Tensor | None = None
+
+
+class _Missing(UserError, AttributeError):
+    """What other schedulers have and this one has not; `hasattr` is False for it."""
 
 
 class S4SScheduler(SchedulerMixin, ConfigMixin):
@@ -49,8 +65,8 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             epsilon (discrete VP noise), the velocity (flow matching) or x0 (all other noise).
         num_train_timesteps: for a flow model, the network's time at t = 1.
         use_flow_sigmas: tells Flux's pipeline to leave the times to the scheduler.
-        variance_type: if it begins with `learned`, the network's output has a variance in a second half of its
-            channels, which is left out.
+        variance_type: kept for pipelines that ask for it. A learned variance, in a second half of the output's
+            channels, is always left out.
         size: height and width of the images in pixels, for a pipeline that cuts its latents into tokens (Flux's), and a
             solver with weights by frequency.
 
@@ -80,17 +96,13 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         self.prediction = prediction.known(prediction_type, table.noise)
         self.init_noise_sigma = 1.0 if isinstance(table.noise, VPDiscrete | Flow) else table.noise.sigma_T
         if self.prediction == "flow_prediction" and not flow:
-            raise UserError(f"solver {table.name} is for {_name(table)} noise, where no network predicts "
+            raise UserError(f"solver {table.name} is for {configs.name(table)} noise, where no network predicts "
                             f"{prediction_type!r}")  # fmt: skip
-        if (table.c_0 != 1).any():
-            raise UserError(f"solver {table.name} makes its first step without the network (AFS), which no pipeline "
+        if table.needs(0):
+            raise UserError(f"solver {table.name} adds fresh noise before the first evaluation, which no pipeline "
                             "does: run it with s4spipe.sample")  # fmt: skip
-        if any(getattr(table, key)[0].any() for key in table.extras if key != "m"):
-            raise UserError(f"solver {table.name} adds to the noise before the first evaluation, which no pipeline "
-                            "does: run it with s4spipe.sample")  # fmt: skip
-        self.alpha, self.sigma = table.noise.alpha(table.t_c).tolist(), table.noise.sigma(table.t_c).tolist()
         self.timesteps = self._times()
-        self._restart()
+        self.run = Run(table, self.prediction, size)
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **options: Any) -> Any:
@@ -145,28 +157,11 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             raise UserError(f"config must be a scheduler's config, as pipe.scheduler.config, got {shown(config)}")
         if config is None:
             return cls(tableau=solver.to_dict(), prediction_type=prediction.known(None, solver.noise), size=size)
-        if not isinstance(solver.noise, VPDiscrete | Flow):
-            raise UserError(
-                f"solver {solver.name} is for {_name(solver)} noise, which diffusers' pipelines do not have: run it "
-                "with s4spipe.sample, or leave the config out and run a loop of your own"
-            )
-        model = prediction.read(config)
-        if model.flow != isinstance(solver.noise, Flow):
-            raise UserError(f"solver {solver.name} is for {_name(solver)} noise, the pipeline's model for "
-                            f"{'flow' if model.flow else 'vp_discrete'}")  # fmt: skip
-        if isinstance(solver.noise, VPDiscrete):
-            theirs, ours = (torch.tensor(n.alphas_cumprod) for n in (cast(VPDiscrete, model.noise), solver.noise))
-            if len(theirs) != len(ours) or not torch.allclose(theirs, ours, rtol=1e-4, atol=1e-7):
-                raise UserError(f"solver {solver.name} was made for another model: its alphas_cumprod are not those of "
-                                "the pipeline's scheduler")  # fmt: skip
+        model = configs.training(solver, config)
+        size = config.get("size") if size is None else size
         own = {key: config[key] for key in ("num_train_timesteps", "variance_type") if key in config}
         scheduler = cls(tableau=solver.to_dict(), prediction_type=model.prediction, size=size, **own)
-        # The pipeline's own keys (betas, shift, ...) are kept: OtherScheduler.from_config(pipe.scheduler.config) finds
-        # the model's noise in them, and pipelines ask for some. So is which of them are defaults of their class.
-        kept = {key: value for key, value in config.items() if key not in scheduler.config and key[:1] != "_"}
-        defaults = [key for key in config.get("_use_default_values", ()) if key in kept]
-        defaults += scheduler.config["_use_default_values"]
-        scheduler.register_to_config(**kept, _use_default_values=defaults)
+        scheduler.register_to_config(**configs.kept(config, scheduler.config))
         return scheduler
 
     @classmethod
@@ -191,27 +186,39 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         timesteps: list | None = None,
         sigmas: list | None = None,
         mu: float | None = None,
-        original_inference_steps: int | None = None,
+        **options: Any,
     ) -> None:
         """Reset the scheduler for a new batch.
 
         Args:
             num_inference_steps: the solver's NFE.
             device: where to put the timesteps.
-            timesteps: must be None: the solver has its own times.
-            sigmas: ignored, if as many as the solver's NFE. Some pipelines of flow models always give some.
+            timesteps, sigmas: ignored, if as many as the solver's NFE: the solver has its own times. Many pipelines of
+                flow models always give some.
             mu: ignored. Some pipelines shift a flow model's times by it.
-            original_inference_steps: ignored. Pipelines of latent consistency models give it.
+            options: what other schedulers take; none is taken here.
 
         Raises:
-            UserError: for another number of steps than the solver's NFE, and for custom timesteps.
+            UserError: for another number of steps than the solver's NFE, and for times that do not go with the sigmas.
         """
         nfe, asked = self.tableau.nfe, None
-        if timesteps is not None:
-            asked = "timesteps"
-        elif sigmas is not None and len(sigmas) != nfe:
-            asked = f"{len(sigmas)} sigmas"
-        elif num_inference_steps is not None and whole("num_inference_steps", num_inference_steps) != nfe:
+        if "original_inference_steps" in options:
+            raise UserError("pipelines of latent consistency models decode the network's last x0 prediction and not "
+                            "the solver's sample: use StableDiffusionPipeline(**pipe.components)")  # fmt: skip
+        for key in options:
+            raise UserError(f"solver {self.tableau.name} has its own times and does not know {shown(key)}, which this "
+                            "pipeline gives its scheduler")  # fmt: skip
+        if timesteps is not None and sigmas is not None:
+            raise UserError("this pipeline shows its network other times than those of its noise levels, which this "
+                            "scheduler does not: use the pipeline's own scheduler")  # fmt: skip
+        for what, given in (("timesteps", timesteps), ("sigmas", sigmas)):
+            if given is not None and (not hasattr(given, "__len__") or len(given) != nfe):
+                asked = f"{len(given)} {what}" if hasattr(given, "__len__") else f"{what}={shown(given)}"
+        if (
+            asked is None
+            and num_inference_steps is not None
+            and whole("num_inference_steps", num_inference_steps) != nfe
+        ):
             asked = f"num_inference_steps={shown(num_inference_steps)}"
         if asked:
             raise UserError(
@@ -220,7 +227,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             )
         self.timesteps = self._times().to(None if device is None else checks.device("device", device))
         self.num_inference_steps = nfe
-        self._restart()
+        self.run.restart()
 
     @property
     def nfe(self) -> int:
@@ -237,24 +244,48 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         scale = self.config.num_train_timesteps if isinstance(self.tableau.noise, Flow) else 1
         return (scale * self.tableau.t_c).float()
 
-    def _restart(self) -> None:
-        self._evaluations: list[Tensor] = []
-        self._fresh: list[Tensor] = []
-        self._x_T: Any = None
-        self._m: Tensor | None = None
-        self._state: Any = None
+    @property
+    def step_index(self) -> int:
+        """The number of the next step, from 0."""
+        return self.run.made
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("_"):
+                raise
+            raise _Missing(f"S4SScheduler has no {name!r}, which this pipeline asks its scheduler for: run the solver "
+                           "in another pipeline, or with s4spipe.sample") from None  # fmt: skip
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         if begin_index:
-            self.add_noise()
+            raise UserError(IN_THE_MIDDLE)
 
-    def add_noise(self, *_args, **_kwargs) -> Tensor:
-        """Raises UserError: image-to-image pipelines start in the middle, from a noised image."""
-        raise UserError("every step of this solver refers back to the initial noise: it cannot start in the middle, as "
-                        "image-to-image needs; use another scheduler for that")  # fmt: skip
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Any) -> Tensor:
+        """The noised image that sampling starts from, at the first of the times: alpha_T x_0 + sigma_T noise, and the
+        noise alone for a flow model, as T stands for 1 there.
+
+        Raises UserError at any other time: image-to-image pipelines start in the middle.
+        """
+        self._check_first(timesteps)
+        if isinstance(self.tableau.noise, Flow):
+            return noise
+        alpha, sigma = (float(f(self.tableau.t[0])) for f in (self.tableau.noise.alpha, self.tableau.noise.sigma))
+        return alpha * original_samples + sigma * noise
+
+    def scale_noise(self, sample: Tensor, timestep: Any, noise: Tensor) -> Tensor:
+        """As `add_noise`, which pipelines of flow models call so."""
+        return self.add_noise(sample, noise, timestep)
+
+    def _check_first(self, times: Any) -> None:
+        given, first = torch.as_tensor(times).flatten().tolist(), float(self.timesteps[0])
+        if not given or not all(math.isclose(t, first, rel_tol=1e-3, abs_tol=1e-6) for t in given):
+            raise UserError(IN_THE_MIDDLE)
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor | float | None = None) -> Tensor:
-        return sample
+        """What the network is shown: before the first evaluation y_0, for noises x_T; later the state itself."""
+        return self.run.shown(sample)
 
     def step(
         self,
@@ -264,8 +295,8 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         generator: torch.Generator | None = None,
         return_dict: bool = True,
         eta: float = 0.0,
-        use_clipped_model_output: bool | None = None,
-    ) -> SchedulerOutput | tuple[Tensor]:
+        **options: Any,
+    ) -> S4SSchedulerOutput | tuple[Tensor, Tensor]:
         """Make one step of the solver.
 
         Args:
@@ -273,20 +304,19 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             timestep: the current entry of `timesteps`.
             sample: the current state [B, ...].
             generator: draws the fresh noises of a solver that adds some; others ignore it.
-            return_dict: whether to return a SchedulerOutput rather than a tuple.
-            eta, use_clipped_model_output: DDIM's options, which must be 0 and false: a tableau has its own noise.
+            return_dict: whether to return an S4SSchedulerOutput rather than a tuple.
+            eta: must be 0: a tableau has its own noise, if any.
+            options: those of other schedulers' steps that change nothing here (see `OPTIONS`).
 
         Returns:
-            The next state, as `prev_sample` or in a tuple.
+            The next state and the x0 prediction, in an S4SSchedulerOutput or a tuple.
 
         Raises:
             UserError: if a step was left out, `sample` is not the result of the previous step, or the network's output
                 is no tensor, is not finite or has another shape than `sample`.
         """
-        if eta or use_clipped_model_output:
-            raise UserError(f"solver {self.tableau.name} has its own noise, if any, and clips nothing: leave out eta "
-                            "and use_clipped_model_output")  # fmt: skip
-        i = len(self._evaluations)
+        self._check_options(options | {"eta": eta})
+        i = self.run.made
         try:
             time = math.nan if isinstance(timestep, str) else float(timestep)
         except (TypeError, ValueError, RuntimeError, OverflowError):  # None, or one for each sample
@@ -295,43 +325,17 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             got = shown(timestep) if math.isnan(time) else f"{time:g}"
             raise UserError(f"solver {self.tableau.name} takes its {self.tableau.nfe} steps in turn: got timestep "
                             f"{got} as number {i + 1}; call set_timesteps to start anew")  # fmt: skip
-        model_output = self._checked(model_output, sample)
-        basis, precision = self.tableau.basis, torch.promote_types(sample.dtype, torch.float32)
-        if i == 0:
-            self._state = sample.to(precision, copy=True)  # some pipelines write into their samples
-            self._grid = tokens.grid(sample, self.config.size, basis.axes)
-            basis.check(image := self._grid.image(self._state))
-            self._x_T, self._m = basis.to(image), self.tableau.constant(image)
-        elif sample.shape != self._state.shape or not torch.equal(sample, self._state.to(sample.dtype)):
-            raise UserError("the sample was changed between two steps, which this solver does not allow: every step "
-                            "refers back to the initial noise")  # fmt: skip
-        output = model_output.to(precision, copy=True)  # a captured CUDA graph returns the same memory at every call
-        x0 = X0[self.prediction](self._state, output, self.alpha[i], self.sigma[i])
-        self._evaluations.append(self._in_basis(x0))
-        for _ in range(self.tableau.needs(i + 1) - len(self._fresh)):
-            z = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=precision)
-            self._fresh.append(self._in_basis(z))
-        state = basis.back(self.tableau.state(i + 1, self._x_T, self._evaluations, self._m, self._fresh))
-        self._state = self._grid.tokens(state)
-        previous = self._state.to(sample.dtype, copy=True)
-        return SchedulerOutput(prev_sample=previous) if return_dict else (previous,)
+        previous, x0 = self.run.step(model_output, sample, generator)
+        return S4SSchedulerOutput(previous, x0) if return_dict else (previous, x0)
 
-    def _in_basis(self, x: Tensor) -> Tensor:
-        return self.tableau.basis.to(self._grid.image(x))
-
-    def _checked(self, output: Tensor, sample: Tensor) -> Tensor:
-        """The network's output, without a learned variance, if it is finite and has the shape of the sample."""
-        for what, value in (("the sample", sample), ("the network's output", output)):
-            if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim < 2:
-                raise UserError(f"{what} must be a tensor [B, C, ...] of floating-point numbers, got {shown(value)}")
-        i, channels = len(self._evaluations), sample.shape[1]
-        if str(self.config.variance_type).startswith("learned") and output.shape[1] == 2 * channels:
-            output = output[:, :channels]
-        if output.shape != sample.shape:
-            raise UserError(f"the network's output has shape {list(output.shape)}, but the sample has "
-                            f"{list(sample.shape)}; this scheduler needs the same")  # fmt: skip
-        check_finite(output, i, self.tableau)
-        return output
+    def _check_options(self, options: dict[str, Any]) -> None:
+        for key, value in options.items():
+            if key not in OPTIONS:
+                raise UserError(f"solver {self.tableau.name} does not know {shown(key)}, which this pipeline gives its "
+                                "scheduler's step")  # fmt: skip
+            if OPTIONS[key] is not None and value is not None and value != OPTIONS[key]:
+                raise UserError(f"solver {self.tableau.name} has its own noise, if any, and clips nothing: leave out "
+                                f"{key}, got {shown(value)}")  # fmt: skip
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps
@@ -343,7 +347,3 @@ def _from_folder(cls: type[S4SScheduler], folder: str, options: dict) -> S4SSche
     except OSError as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{folder}: neither a file, nor a folder or a hub's id of a scheduler ({reason[0]})") from None
-
-
-def _name(table: Tableau) -> str:
-    return noise.describe(table.noise)["name"]

@@ -1,0 +1,135 @@
+"""A solver's run through the steps of a pipeline: its states and evaluations so far."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from s4spipe.models.base.prediction import X0
+from s4spipe.runtime.errors import UserError, needs, shown
+from s4spipe.sampling import tokens
+from s4spipe.sampling.loop import check_finite
+from s4spipe.sampling.tableau import Tableau
+from s4spipe.scheduler.first_state import FirstState
+
+with needs("diffusers", "s4spipe.scheduler"):
+    from diffusers.utils.torch_utils import randn_tensor
+
+
+class Run:
+    """The states of a solver, step by step, in float32 or in the pipeline's dtype if that is more precise.
+
+    Args:
+        table: the solver.
+        prediction: what the network predicts, a key of `X0`.
+        size: height and width of the images in pixels, for samples in tokens (see `tokens.grid`).
+
+    Attributes:
+        first: what was made of which noises.
+    """
+
+    def __init__(self, table: Tableau, prediction: str, size: Any):
+        self.table, self.prediction, self.size = table, prediction, size
+        self.alpha, self.sigma = table.noise.alpha(table.t_c).tolist(), table.noise.sigma(table.t_c).tolist()
+        self.first = FirstState(table)
+        self.restart()
+
+    @property
+    def made(self) -> int:
+        """The evaluations so far."""
+        return len(self._evaluations)
+
+    def restart(self) -> None:
+        """Begin a new batch. The noises of it may have been scaled already: pipelines do this in any order."""
+        self._evaluations: list[Tensor] = []
+        self._fresh: list[Tensor] = []
+        self._state: Any = None
+        self._dtype: torch.dtype | None = None  # of the state as the pipeline was given it
+
+    def shown(self, x: Tensor) -> Tensor:
+        """What the network is shown for what a pipeline holds: y_0 for noises x_T, later the state itself."""
+        first = self.first
+        if self.made or not first.needed or first.prepared or first.is_made(x):
+            return x
+        return first.keep(x, self._first_state(x))
+
+    def prepare(self, noises: Tensor) -> Tensor:
+        """y_0 of noises x_T [B, ...], for a pipeline that hands them to its network as they are."""
+        if not self.first.needed:
+            return noises
+        made = self.first.keep(noises, self._first_state(noises))
+        self.first.prepared = True
+        return made
+
+    def step(self, output: Tensor, sample: Tensor, generator: Any = None) -> tuple[Tensor, Tensor]:
+        """The next state and the x0 prediction [B, ...], in the dtype of the sample.
+
+        Args:
+            output: the network's output [B, ...], or [B, 2 C, ...] with a learned variance, which is left out.
+            sample: what the pipeline holds [B, C, ...].
+            generator: draws the fresh noises of a solver that adds some.
+
+        Raises:
+            UserError: if `sample` is not the state that the last step gave, or the output is no tensor, is not finite
+                or has another shape.
+        """
+        i, output = self.made, self._checked(output, sample)
+        precision = torch.promote_types(sample.dtype, torch.float32)
+        with _without_autocast(sample):
+            if i == 0:
+                self._begin((self.first.noises(sample) if self.first.needed else sample).to(precision))
+                # A copy, as some pipelines write into their samples.
+                self._state = self._after(0) if self.first.needed else sample.to(precision, copy=True)
+            elif not _equal(sample, self._state.to(self._dtype)):
+                raise UserError("the sample was changed between two steps, which this solver does not allow: every "
+                                "step refers back to the initial noise")  # fmt: skip
+            output = output.to(precision, copy=True)  # a captured CUDA graph returns the same memory at every call
+            x0 = X0[self.prediction](self._state, output, self.alpha[i], self.sigma[i])
+            self._evaluations.append(self._in_basis(x0))
+            for _ in range(self.table.needs(i + 1) - len(self._fresh)):
+                z = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=precision)
+                self._fresh.append(self._in_basis(z))
+            self._state, self._dtype = self._after(i + 1), sample.dtype
+            return self._state.to(sample.dtype, copy=True), x0.to(sample.dtype)
+
+    def _checked(self, output: Tensor, sample: Tensor) -> Tensor:
+        """The network's output, without a learned variance, if it is finite and has the shape of the sample."""
+        for what, value in (("the sample", sample), ("the network's output", output)):
+            if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim < 2:
+                raise UserError(f"{what} must be a tensor [B, C, ...] of floating-point numbers, got {shown(value)}")
+        channels = sample.shape[1]
+        if output.shape == (len(sample), 2 * channels, *sample.shape[2:]):
+            output = output[:, :channels]
+        if output.shape != sample.shape:
+            raise UserError(f"the network's output has shape {list(output.shape)}, but the sample has "
+                            f"{list(sample.shape)}; this scheduler needs the same")  # fmt: skip
+        check_finite(output, self.made, self.table)
+        return output
+
+    def _first_state(self, noises: Tensor) -> Tensor:
+        with _without_autocast(noises):
+            self._begin(noises.to(torch.promote_types(noises.dtype, torch.float32)))
+            return self._after(0).to(noises.dtype)
+
+    def _begin(self, x_T: Tensor) -> None:
+        self._grid = tokens.grid(x_T, self.size, self.table.basis.axes)
+        self.table.basis.check(image := self._grid.image(x_T))
+        self._x_T, self._m = self.table.basis.to(image), self.table.constant(image)
+
+    def _after(self, i: int) -> Tensor:
+        """y_i, laid out as the pipeline's samples are."""
+        state = self.table.state(i, self._x_T, self._evaluations, self._m, self._fresh)
+        return self._grid.tokens(self.table.basis.back(state))
+
+    def _in_basis(self, x: Tensor) -> Tensor:
+        return self.table.basis.to(self._grid.image(x))
+
+
+def _equal(sample: Tensor, state: Tensor) -> bool:
+    """Whether they are the same, but for a change of dtype by the pipeline."""
+    return sample.shape == state.shape and torch.equal(sample, state.to(sample.dtype))
+
+
+def _without_autocast(x: Tensor) -> torch.autocast:
+    """A block in which the solver's arithmetic keeps its precision, whatever the pipeline's autocast says."""
+    return torch.autocast(x.device.type, enabled=False)
