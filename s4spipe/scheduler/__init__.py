@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from s4spipe.models.base import prediction
-from s4spipe.models.base.prediction import noise_schedule
+from s4spipe.models.base.prediction import X0
+from s4spipe.models.base.prediction import noise_schedule as noise_schedule
 from s4spipe.models.noise import Flow, VPDiscrete
 from s4spipe.runtime import checks
 from s4spipe.runtime.checks import whole
@@ -24,6 +25,8 @@ from s4spipe.runtime.errors import UserError, needs, shown
 from s4spipe.sampling import tokens
 from s4spipe.sampling.tableau import Tableau, project
 from s4spipe.scheduler import config as configs
+from s4spipe.scheduler import options as given
+from s4spipe.scheduler import times
 from s4spipe.scheduler.run import Run
 from s4spipe.solvers import registry, timesteps
 
@@ -32,12 +35,7 @@ with needs("diffusers", "s4spipe.scheduler"):
     from diffusers.configuration_utils import register_to_config
     from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
-IN_THE_MIDDLE = ("every step of this solver refers back to the initial noise: it cannot start in the middle, as "
-                 "image-to-image needs; use another scheduler for that")  # fmt: skip
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?<!\.json)")
-# Options of other schedulers' steps that pipelines give, with their only value here; None: whatever it is.
-OPTIONS: dict[str, Any] = {"eta": 0, "use_clipped_model_output": False, "s_churn": 0}
-OPTIONS |= dict.fromkeys(("prev_timestep", "s_noise", "s_tmin", "s_tmax"))
 
 
 @dataclass
@@ -67,6 +65,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         use_flow_sigmas: tells Flux's pipeline to leave the times to the scheduler.
         variance_type: kept for pipelines that ask for it. A learned variance, in a second half of the output's
             channels, is always left out.
+        invert_sigmas: whether a flow model's time runs from 0, for noise, to `num_train_timesteps`.
         size: height and width of the images in pixels, for a pipeline that cuts its latents into tokens (Flux's), and a
             solver with weights by frequency.
 
@@ -87,6 +86,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         num_train_timesteps: int = 1000,
         use_flow_sigmas: bool = True,
         variance_type: str | None = None,
+        invert_sigmas: bool = False,
         size: Sequence[int] | None = None,
     ):
         self.tableau = table = Tableau.from_dict(dict(tableau) if isinstance(tableau, Mapping) else tableau)
@@ -101,8 +101,9 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         if table.needs(0):
             raise UserError(f"solver {table.name} adds fresh noise before the first evaluation, which no pipeline "
                             "does: run it with s4spipe.sample")  # fmt: skip
-        self.timesteps = self._times()
-        self.run = Run(table, self.prediction, size)
+        self.timesteps = self._times(self.tableau.t_c)
+        to_x0 = X0[self.prediction]
+        self.run = Run(table, (lambda y, out, *noise: to_x0(y, -out, *noise)) if invert_sigmas else to_x0, size)
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **options: Any) -> Any:
@@ -159,7 +160,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             return cls(tableau=solver.to_dict(), prediction_type=prediction.known(None, solver.noise), size=size)
         model = configs.training(solver, config)
         size = config.get("size") if size is None else size
-        own = {key: config[key] for key in ("num_train_timesteps", "variance_type") if key in config}
+        own = {key: config[key] for key in ("num_train_timesteps", "variance_type", "invert_sigmas") if key in config}
         scheduler = cls(tableau=solver.to_dict(), prediction_type=model.prediction, size=size, **own)
         scheduler.register_to_config(**configs.kept(config, scheduler.config))
         return scheduler
@@ -177,7 +178,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             UserError: for an unknown name, or an NFE that the solver cannot have.
         """
-        return cls.from_tableau(registry.make(solver, schedule, noise_schedule(config), nfe), config)
+        return cls.from_tableau(registry.make(solver, schedule, configs.read(config).noise, nfe), config)
 
     def set_timesteps(
         self,
@@ -195,7 +196,8 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             device: where to put the timesteps.
             timesteps, sigmas: ignored, if as many as the solver's NFE: the solver has its own times. Many pipelines of
                 flow models always give some.
-            mu: ignored. Some pipelines shift a flow model's times by it.
+            mu: by how much some pipelines shift a flow model's times. Ignored, unless they give both sigmas and
+                timesteps: then they show their networks the times before the shift.
             options: what other schedulers take; none is taken here.
 
         Raises:
@@ -208,12 +210,9 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         for key in options:
             raise UserError(f"solver {self.tableau.name} has its own times and does not know {shown(key)}, which this "
                             "pipeline gives its scheduler")  # fmt: skip
-        if timesteps is not None and sigmas is not None:
-            raise UserError("this pipeline shows its network other times than those of its noise levels, which this "
-                            "scheduler does not: use the pipeline's own scheduler")  # fmt: skip
-        for what, given in (("timesteps", timesteps), ("sigmas", sigmas)):
-            if given is not None and (not hasattr(given, "__len__") or len(given) != nfe):
-                asked = f"{len(given)} {what}" if hasattr(given, "__len__") else f"{what}={shown(given)}"
+        for what, some in (("timesteps", timesteps), ("sigmas", sigmas)):
+            if some is not None and (not hasattr(some, "__len__") or len(some) != nfe):
+                asked = f"{len(some)} {what}" if hasattr(some, "__len__") else f"{what}={shown(some)}"
         if (
             asked is None
             and num_inference_steps is not None
@@ -225,7 +224,10 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
                 f"solver {self.tableau.name} makes {nfe} evaluations at its own times: call the pipeline with "
                 f"num_inference_steps={nfe}, got {asked}"
             )
-        self.timesteps = self._times().to(None if device is None else checks.device("device", device))
+        t = self.tableau.t_c
+        if timesteps is not None and sigmas is not None:
+            t = times.unshifted(t, self.config, mu)
+        self.timesteps = self._times(t).to(None if device is None else checks.device("device", device))
         self.num_inference_steps = nfe
         self.run.restart()
 
@@ -238,11 +240,12 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
     def sigmas(self) -> Tensor:
         """[N+1]: sigma / alpha, or a flow model's t, of every evaluation and of the end; some pipelines read them."""
         t, noise = torch.cat([self.tableau.t_c, self.tableau.t[-1:]]), self.tableau.noise
-        return (t if isinstance(noise, Flow) else noise.sigma(t) / noise.alpha(t)).float()
+        if isinstance(noise, Flow):
+            return (1 - t if self.config.invert_sigmas else t).float()
+        return (noise.sigma(t) / noise.alpha(t)).float()
 
-    def _times(self) -> Tensor:
-        scale = self.config.num_train_timesteps if isinstance(self.tableau.noise, Flow) else 1
-        return (scale * self.tableau.t_c).float()
+    def _times(self, t: Tensor) -> Tensor:
+        return times.of_network(self.tableau.noise, t, self.config.num_train_timesteps, self.config.invert_sigmas)
 
     @property
     def step_index(self) -> int:
@@ -259,29 +262,32 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
                            "in another pipeline, or with s4spipe.sample") from None  # fmt: skip
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        if begin_index:
-            raise UserError(IN_THE_MIDDLE)
+        """Start at this step, as image-to-image does with a strength below 1: from an image with the noise of the step.
+
+        Raises UserError for a solver that cannot (see `Run.begin_at`).
+        """
+        self.run.begin_at(whole("begin_index", begin_index, 0, self.tableau.nfe - 1))
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Any) -> Tensor:
-        """The noised image that sampling starts from, at the first of the times: alpha_T x_0 + sigma_T noise, and the
-        noise alone for a flow model, as T stands for 1 there.
+        """Images x_0 with the noise of one of the times: alpha x_0 + sigma noise. It is noise alone at the first time
+        of a flow model, which stands for 1. Before the first step, sampling then starts there.
 
-        Raises UserError at any other time: image-to-image pipelines start in the middle.
+        Raises UserError for another time, or for a solver that cannot start there (see `Run.begin_at`).
         """
-        self._check_first(timesteps)
-        if isinstance(self.tableau.noise, Flow):
+        i, model = times.place(self.timesteps, timesteps), self.tableau.noise
+        if i is None:
+            raise UserError(f"solver {self.tableau.name} has its own times, {shown(self.timesteps.tolist())}, and was "
+                            f"asked to noise images for {shown(timesteps)}: use another scheduler")  # fmt: skip
+        if not self.run.begun:
+            self.run.begin_at(i)
+        if i == 0 and isinstance(model, Flow):
             return noise
-        alpha, sigma = (float(f(self.tableau.t[0])) for f in (self.tableau.noise.alpha, self.tableau.noise.sigma))
-        return alpha * original_samples + sigma * noise
+        t = self.tableau.t_c[i] if i else self.tableau.t[0]
+        return float(model.alpha(t)) * original_samples + float(model.sigma(t)) * noise
 
     def scale_noise(self, sample: Tensor, timestep: Any, noise: Tensor) -> Tensor:
         """As `add_noise`, which pipelines of flow models call so."""
         return self.add_noise(sample, noise, timestep)
-
-    def _check_first(self, times: Any) -> None:
-        given, first = torch.as_tensor(times).flatten().tolist(), float(self.timesteps[0])
-        if not given or not all(math.isclose(t, first, rel_tol=1e-3, abs_tol=1e-6) for t in given):
-            raise UserError(IN_THE_MIDDLE)
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor | float | None = None) -> Tensor:
         """What the network is shown: before the first evaluation y_0, for noises x_T; later the state itself."""
@@ -306,7 +312,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             generator: draws the fresh noises of a solver that adds some; others ignore it.
             return_dict: whether to return an S4SSchedulerOutput rather than a tuple.
             eta: must be 0: a tableau has its own noise, if any.
-            options: those of other schedulers' steps that change nothing here (see `OPTIONS`).
+            options: those of other schedulers' steps that change nothing here (see `options.OPTIONS`).
 
         Returns:
             The next state and the x0 prediction, in an S4SSchedulerOutput or a tuple.
@@ -315,27 +321,14 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             UserError: if a step was left out, `sample` is not the result of the previous step, or the network's output
                 is no tensor, is not finite or has another shape than `sample`.
         """
-        self._check_options(options | {"eta": eta})
-        i = self.run.made
-        try:
-            time = math.nan if isinstance(timestep, str) else float(timestep)
-        except (TypeError, ValueError, RuntimeError, OverflowError):  # None, or one for each sample
-            time = math.nan
+        i, time = self.run.made, given.number(timestep)
+        given.check(options | {"eta": eta}, time, self.tableau.name)
         if i == self.tableau.nfe or not math.isclose(time, self.timesteps[i], rel_tol=1e-3, abs_tol=1e-6):
             got = shown(timestep) if math.isnan(time) else f"{time:g}"
             raise UserError(f"solver {self.tableau.name} takes its {self.tableau.nfe} steps in turn: got timestep "
                             f"{got} as number {i + 1}; call set_timesteps to start anew")  # fmt: skip
         previous, x0 = self.run.step(model_output, sample, generator)
         return S4SSchedulerOutput(previous, x0) if return_dict else (previous, x0)
-
-    def _check_options(self, options: dict[str, Any]) -> None:
-        for key, value in options.items():
-            if key not in OPTIONS:
-                raise UserError(f"solver {self.tableau.name} does not know {shown(key)}, which this pipeline gives its "
-                                "scheduler's step")  # fmt: skip
-            if OPTIONS[key] is not None and value is not None and value != OPTIONS[key]:
-                raise UserError(f"solver {self.tableau.name} has its own noise, if any, and clips nothing: leave out "
-                                f"{key}, got {shown(value)}")  # fmt: skip
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps

@@ -1,11 +1,11 @@
 """A solver's run through the steps of a pipeline: its states and evaluations so far."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from s4spipe.models.base.prediction import X0
 from s4spipe.runtime.errors import UserError, needs, shown
 from s4spipe.sampling import tokens
 from s4spipe.sampling.loop import check_finite
@@ -21,30 +21,54 @@ class Run:
 
     Args:
         table: the solver.
-        prediction: what the network predicts, a key of `X0`.
+        to_x0: the x0 prediction from a network's output (see `prediction.X0`).
         size: height and width of the images in pixels, for samples in tokens (see `tokens.grid`).
 
     Attributes:
         first: what was made of which noises.
     """
 
-    def __init__(self, table: Tableau, prediction: str, size: Any):
-        self.table, self.prediction, self.size = table, prediction, size
+    def __init__(self, table: Tableau, to_x0: Callable, size: Any):
+        self.table, self.to_x0, self.size = table, to_x0, size
         self.alpha, self.sigma = table.noise.alpha(table.t_c).tolist(), table.noise.sigma(table.t_c).tolist()
         self.first = FirstState(table)
         self.restart()
 
     @property
     def made(self) -> int:
-        """The evaluations so far."""
-        return len(self._evaluations)
+        """The evaluations so far, with those that were left out by starting in the middle."""
+        return len(self._evaluations) or self._begin_at
+
+    @property
+    def begun(self) -> bool:
+        """Whether a step was made."""
+        return bool(self._evaluations)
 
     def restart(self) -> None:
         """Begin a new batch. The noises of it may have been scaled already: pipelines do this in any order."""
+        self._begin_at = 0
         self._evaluations: list[Tensor] = []
         self._fresh: list[Tensor] = []
         self._state: Any = None
         self._dtype: torch.dtype | None = None  # of the state as the pipeline was given it
+
+    def begin_at(self, k: int) -> None:
+        """Start at evaluation k, from a state at its time.
+
+        The predictions that were not made are then taken to be the first that is made, and x_T to be the noise that
+        leads to the state with them. So a single-step method goes on as if it had come here, and a multistep method
+        begins with first order.
+
+        Raises UserError for a learned solver, which was learned for whole runs, and for one that adds noise.
+        """
+        if k and "family" in self.table.meta:
+            raise UserError(f"solver {self.table.name} was learned for whole runs: it cannot start in the middle, as "
+                            "image-to-image with a strength below 1 needs; use a classical solver there "
+                            "(S4SScheduler.from_classical)")  # fmt: skip
+        if k and (self.table.draws or (self.table.c[k - 1] == 0).any()):
+            raise UserError(f"solver {self.table.name} cannot start in the middle, as image-to-image with a strength "
+                            "below 1 needs; use another one there")  # fmt: skip
+        self._begin_at = k
 
     def shown(self, x: Tensor) -> Tensor:
         """What the network is shown for what a pipeline holds: y_0 for noises x_T, later the state itself."""
@@ -55,7 +79,7 @@ class Run:
 
     def prepare(self, noises: Tensor) -> Tensor:
         """y_0 of noises x_T [B, ...], for a pipeline that hands them to its network as they are."""
-        if not self.first.needed:
+        if self._begin_at or not self.first.needed:
             return noises
         made = self.first.keep(noises, self._first_state(noises))
         self.first.prepared = True
@@ -76,21 +100,25 @@ class Run:
         i, output = self.made, self._checked(output, sample)
         precision = torch.promote_types(sample.dtype, torch.float32)
         with _without_autocast(sample):
-            if i == 0:
-                self._begin((self.first.noises(sample) if self.first.needed else sample).to(precision))
-                # A copy, as some pipelines write into their samples.
-                self._state = self._after(0) if self.first.needed else sample.to(precision, copy=True)
+            if not self.begun:
+                scaled = self.first.needed and i == 0
+                x_T = (self.first.noises(sample) if scaled else sample).to(precision, copy=True)  # it may be written to
+                self._begin(x_T)
+                self._state = self._after(0) if scaled else x_T
             elif not _equal(sample, self._state.to(self._dtype)):
                 raise UserError("the sample was changed between two steps, which this solver does not allow: every "
                                 "step refers back to the initial noise")  # fmt: skip
             output = output.to(precision, copy=True)  # a captured CUDA graph returns the same memory at every call
-            x0 = X0[self.prediction](self._state, output, self.alpha[i], self.sigma[i])
-            self._evaluations.append(self._in_basis(x0))
+            x0 = self.to_x0(self._state, output, self.alpha[i], self.sigma[i])
+            d = self._in_basis(x0)
+            if self._begin_at:
+                self._pretend(d)
+            self._evaluations.append(d)
             for _ in range(self.table.needs(i + 1) - len(self._fresh)):
                 z = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=precision)
                 self._fresh.append(self._in_basis(z))
             self._state, self._dtype = self._after(i + 1), sample.dtype
-            return self._state.to(sample.dtype, copy=True), x0.to(sample.dtype)
+            return self._state.to(sample.dtype, copy=True), x0.to(sample.dtype, copy=True)
 
     def _checked(self, output: Tensor, sample: Tensor) -> Tensor:
         """The network's output, without a learned variance, if it is finite and has the shape of the sample."""
@@ -120,6 +148,14 @@ class Run:
         """y_i, laid out as the pipeline's samples are."""
         state = self.table.state(i, self._x_T, self._evaluations, self._m, self._fresh)
         return self._grid.tokens(self.table.basis.back(state))
+
+    def _pretend(self, d: Tensor) -> None:
+        """Take d for all predictions so far, and what leads to the state with them for x_T (see `begin_at`)."""
+        k, y = self._begin_at, self._in_basis(self._state)
+        self._evaluations = [d] * k
+        others = self.table.state(k, torch.zeros_like(y), self._evaluations, self._m)
+        self._x_T = (y - others) / self.table.basis.spread(self.table.c[k - 1].to(y), y)
+        self._begin_at = 0  # the next batch may be prepared before `restart`
 
     def _in_basis(self, x: Tensor) -> Tensor:
         return self.table.basis.to(self._grid.image(x))
