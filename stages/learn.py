@@ -42,7 +42,8 @@ def main(params: Params, folder: str, name: str, nfe: int) -> None:
     candidates = load_all(places.starts(cell))
     starts.check_noise(candidates, denoiser.noise_schedule)
     start = starts.choose(candidates, loss)
-    basis = frequency.bands(training.x_0, settings.bands, settings.channels)
+    ends = training.x_0 if denoiser.frequencies else training.x_0.flatten(1)  # such have no bands
+    basis = frequency.bands(ends, settings.bands, settings.channels)
     files = [params.model.weights, places.starts(cell), places.pairs("train"), places.pairs("validation")]
     files += [seeing.weights] if seeing else []
     model, block = dataclasses.asdict(stage.model_settings(params)), settings.model_dump()

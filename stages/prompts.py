@@ -14,9 +14,8 @@ def main(params: Params) -> None:
         write_tensors(path, {}, {"count": 0})
         return
     texts = read_lines(params.prompts, "prompts")
-    tensors = embed(settings, texts, stage.device(params))
-    guided = len(tensors["embeds"]) > len(texts)
-    write_tensors(path, tensors, {"guided": guided, "prompts": texts, "model": identity(settings)})
+    tensors, about = embed(settings, texts, stage.device(params))
+    write_tensors(path, tensors, about | {"prompts": texts, "model": identity(settings)})
 
 
 if __name__ == "__main__":

@@ -20,11 +20,11 @@ from support.tables import banded
 
 import s4spipe
 from s4spipe.models.base.prediction import X0
+from s4spipe.models.base.tokens import Grid
 from s4spipe.noise import Flow, VPDiscrete, alphas_cumprod
 from s4spipe.runtime.errors import UserError
 from s4spipe.sampling.loop import sample
 from s4spipe.sampling.tableau.basis import Bands
-from s4spipe.sampling.tokens import Grid
 from s4spipe.scheduler import S4SScheduler
 from s4spipe.solvers import registry
 

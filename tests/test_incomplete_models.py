@@ -62,7 +62,7 @@ def text(place):
 
     def embedded():
         settings = {"kind": "diffusers", "weights": "text", "condition": "prompts"}
-        return models.base.loading.embed(settings, ["a cat"], torch.device("cpu"))
+        return models.base.loading.embed(settings, ["a cat"], torch.device("cpu"))[0]
 
     def loaded(**more):
         write_tensors("prompts.safetensors", embedded(), {"guided": True, "prompts": ["a"], "model": {}})

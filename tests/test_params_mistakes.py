@@ -38,7 +38,7 @@ KEYS = [(*prefix, name) for prefix, block in BLOCKS for name, field in block.mod
         if field.default is not None]  # fmt: skip
 OPTIONAL = [
     "run.launcher",
-    *(f"model.{key}" for key in ("source", "revision", "size", "shape", "scheduler")),
+    *(f"model.{key}" for key in ("source", "revision", "size", "shape", "scheduler", "pipeline")),
 ]
 
 
@@ -119,6 +119,7 @@ MISTAKES = {
     "perceptual.weights": [("https://example.org/vgg.pth", "or list it in fetch")],
     "model.size": [(0, "greater than or equal to 1"), ("8", "must be an integer")],
     "model.scheduler": [([], "must be a mapping")],
+    "model.pipeline": [([], "must be a mapping"), ({"num_frames": 5}, "only models of kind diffusers")],
     "fetch": [("a", "must be a list"), (["a", "a"], "only once"), (None, "must be a list")],
     "prompts": [(None, "must be a string"), ("mine.txt", "model.condition"), ("~/p.txt", "write the whole path"),
                 ("https://example.org/p.txt", "must be a local path")],

@@ -7,12 +7,12 @@ from support.pipes import SCALED, flow, flux, guided, stable_diffusion_xl, wan
 from support.tables import banded
 
 from s4spipe.models.base.prediction import X0
+from s4spipe.models.base.tokens import Grid, grid
 from s4spipe.noise import Flow, VPDiscrete, alphas_cumprod
 from s4spipe.runtime.errors import UserError
 from s4spipe.sampling.loop import sample
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.sampling.tableau.basis import Bands
-from s4spipe.sampling.tokens import Grid, grid
 from s4spipe.scheduler import S4SScheduler
 
 VP, FLOW = VPDiscrete(alphas_cumprod("scaled_linear", 0.00085, 0.012, 1000)), Flow(t_min=1e-3, T=1 - 1e-3)

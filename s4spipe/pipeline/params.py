@@ -105,6 +105,8 @@ def _check_model(params: Params, root: Path) -> None:
                         f"got {shown(params.prompts)}")  # fmt: skip
     if model.condition == "prompts" and model.kind != "diffusers":
         raise UserError(f"model.condition: prompts are for text-to-image models of kind diffusers, not {model.kind}")
+    if model.pipeline and model.kind != "diffusers":
+        raise UserError(f"model.pipeline: only models of kind diffusers are called with arguments, not {model.kind}")
     if params.reference.source == "real" and params.fid.real == NONE:
         raise UserError("reference.source: real needs real images, named in fid.real")
     for name in ("perceptual", "fid"):

@@ -88,6 +88,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Bands = Annotated[int, Field(ge=1, le=64)] | Literal["auto"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Plain = Annotated[dict[str, Any], BeforeValidator(_plain)]
 
 
 def key(default: Any, description: str = "", **limits: Any) -> Any:
@@ -128,9 +129,8 @@ class Model(Block):
     revision: Origin | None = key(None, "commit of `source` on its hub")
     size: Count | None = key(None, "side in pixels, for pipelines that make images of several sizes")
     shape: list[Count] | None = key(None, "shape of a sample, if the network does not tell it")
-    scheduler: Annotated[dict[str, Any], BeforeValidator(_plain)] | None = key(
-        None, "keys of a diffusers scheduler's config, for kind callable"
-    )
+    scheduler: Plain | None = key(None, "keys of a diffusers scheduler's config, for kind callable")
+    pipeline: Plain | None = key(None, "arguments of a pipeline's call, such as {num_frames: 33}, for kind diffusers")
 
 
 class TrainDigits(Block):

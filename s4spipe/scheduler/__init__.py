@@ -15,18 +15,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from s4spipe.models.base import prediction
-from s4spipe.models.base.prediction import X0
-from s4spipe.models.base.prediction import noise_schedule as noise_schedule
+from s4spipe.models.base import prediction, times, tokens
+from s4spipe.models.base.prediction import noise_schedule
 from s4spipe.models.noise import Flow, VPDiscrete
 from s4spipe.runtime import checks
 from s4spipe.runtime.checks import whole
 from s4spipe.runtime.errors import UserError, needs, shown
-from s4spipe.sampling import tokens
 from s4spipe.sampling.tableau import Tableau, project
 from s4spipe.scheduler import config as configs
 from s4spipe.scheduler import options as given
-from s4spipe.scheduler import times
 from s4spipe.scheduler.run import Run
 from s4spipe.solvers import registry, timesteps
 
@@ -101,9 +98,10 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         if table.needs(0):
             raise UserError(f"solver {table.name} adds fresh noise before the first evaluation, which no pipeline "
                             "does: run it with s4spipe.sample")  # fmt: skip
-        self.timesteps = self._times(self.tableau.t_c)
-        to_x0 = X0[self.prediction]
-        self.run = Run(table, (lambda y, out, *noise: to_x0(y, -out, *noise)) if invert_sigmas else to_x0, size)
+        scale = float(num_train_timesteps) if flow else 1.0
+        self.training = prediction.Training(table.noise, self.prediction, scale, invert_sigmas)
+        self.timesteps = times.of_network(self.training, table.t_c)
+        self.run = Run(table, self.training.to_x0, size)
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **options: Any) -> Any:
@@ -178,7 +176,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             UserError: for an unknown name, or an NFE that the solver cannot have.
         """
-        return cls.from_tableau(registry.make(solver, schedule, configs.read(config).noise, nfe), config)
+        return cls.from_tableau(registry.make(solver, schedule, noise_schedule(config), nfe), config)
 
     def set_timesteps(
         self,
@@ -227,7 +225,9 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         t = self.tableau.t_c
         if timesteps is not None and sigmas is not None:
             t = times.unshifted(t, self.config, mu)
-        self.timesteps = self._times(t).to(None if device is None else checks.device("device", device))
+        self.timesteps = times.of_network(self.training, t).to(
+            None if device is None else checks.device("device", device)
+        )
         self.num_inference_steps = nfe
         self.run.restart()
 
@@ -243,9 +243,6 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         if isinstance(noise, Flow):
             return (1 - t if self.config.invert_sigmas else t).float()
         return (noise.sigma(t) / noise.alpha(t)).float()
-
-    def _times(self, t: Tensor) -> Tensor:
-        return times.of_network(self.tableau.noise, t, self.config.num_train_timesteps, self.config.invert_sigmas)
 
     @property
     def step_index(self) -> int:

@@ -18,20 +18,6 @@ def name(table: Tableau) -> str:
     return noise.describe(table.noise)["name"]
 
 
-def read(config: Mapping[str, Any]) -> Training:
-    """How the pipeline's model was trained, as `prediction.read`; whether its time is inverted is not in it.
-
-    Raises UserError for a config that is not understood.
-    """
-    inverted = isinstance(config, Mapping) and config.get("invert_sigmas") is True
-    model = prediction.read(
-        {key: value for key, value in config.items() if key != "invert_sigmas"} if inverted else config
-    )
-    if inverted and not model.flow:
-        raise UserError("the scheduler's config has 'invert_sigmas': True, which only flow models have")
-    return model
-
-
 def training(solver: Tableau, config: Mapping[str, Any]) -> Training:
     """How the pipeline's model was trained. Raises UserError if the solver is for another noise schedule."""
     if not isinstance(solver.noise, VPDiscrete | Flow):
@@ -39,7 +25,7 @@ def training(solver: Tableau, config: Mapping[str, Any]) -> Training:
             f"solver {solver.name} is for {name(solver)} noise, which diffusers' pipelines do not have: run it "
             "with s4spipe.sample, or leave the config out and run a loop of your own"
         )
-    model = read(config)
+    model = prediction.read(config)
     if model.flow != isinstance(solver.noise, Flow):
         raise UserError(f"solver {solver.name} is for {name(solver)} noise, the pipeline's model for "
                         f"{'flow' if model.flow else 'vp_discrete'}")  # fmt: skip

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from s4spipe.models.base import tokens
 from s4spipe.runtime.errors import UserError, needs, shown
-from s4spipe.sampling import tokens
 from s4spipe.sampling.loop import check_finite
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.scheduler.first_state import FirstState

@@ -27,6 +27,7 @@ class Denoiser(nn.Module):
         precision: the dtype of the network's arithmetic (autocast); x keeps its dtype.
         conditional: whether samples are drawn with conditions (`model.condition` is not none).
         in_order: whether samples take the conditions in turn (prompts) rather than at random.
+        frequencies: whether the axes of a sample after its first are those of an image, a video or a sound.
         identity: which model this is: {"kind", "source", "fingerprint"}, as recorded in the solvers learned for it.
     """
 
@@ -39,6 +40,7 @@ class Denoiser(nn.Module):
     precision = torch.float32
     conditional = True
     in_order = False
+    frequencies = True
     identity: dict | None = None
 
     @property

@@ -100,8 +100,8 @@ def load(
 
 
 @_usual_defaults()
-def embed(settings: Settings, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
-    """The embeddings of prompts by a text-to-image model's own text encoders."""
+def embed(settings: Settings, prompts: list[str], device: torch.device) -> tuple[dict[str, Tensor], dict]:
+    """The embeddings of prompts by a text-to-image model's own text encoders, and what is to be known of them."""
     settings = ModelSettings.of(settings)
     return _kind(settings).embed(settings, prompts, device)
 

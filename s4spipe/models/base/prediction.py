@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from s4spipe.models import noise
 from s4spipe.models.noise import Flow, NoiseSchedule, VPDiscrete
@@ -37,8 +38,8 @@ CLASSES = {f"{name}Scheduler": kind for kind, names in (("vp", DISCRETE), ("flow
 
 # Keys that say how a model was trained. All of them are obeyed.
 _TRAINING = (
-    "num_train_timesteps beta_start beta_end beta_schedule trained_betas rescale_betas_zero_snr snr_shift_scale "
-    "prediction_type predict_epsilon use_flow_sigmas variance_type"
+    "invert_sigmas num_train_timesteps beta_start beta_end beta_schedule trained_betas rescale_betas_zero_snr "
+    "snr_shift_scale prediction_type predict_epsilon use_flow_sigmas variance_type"
 )
 # Keys that say at which times a scheduler samples, or how. A solver has its own times and its own steps.
 _SAMPLING = (
@@ -53,7 +54,7 @@ _SAMPLING = (
 _FLOW_SAMPLING = "base_image_seq_len base_shift max_image_seq_len max_shift shift stochastic_sampling upscale_mode"
 TRAINING, SAMPLING, FLOW_SAMPLING = (frozenset(keys.split()) for keys in (_TRAINING, _SAMPLING, _FLOW_SAMPLING))
 # Keys that would change what the network is shown; only this value of them is understood.
-ONLY = {"timestep_type": "discrete", "invert_sigmas": False, "scale_factors": None, "timestep_values": None}
+ONLY = {"timestep_type": "discrete", "scale_factors": None, "timestep_values": None}
 
 ZERO_SNR = 2.0**-24  # for alphas_cumprod 0, as in diffusers: lambda must be finite
 
@@ -66,11 +67,22 @@ class Training:
         noise: its noise schedule.
         prediction: what it predicts, a key of `X0`.
         time_scale: its time at t = 1 of the noise schedule: 1 if it is shown t itself.
+        inverted: whether a flow model's time runs the other way (`invert_sigmas`): it is shown `time_scale` (1 - t),
+            and what it predicts has the other sign.
     """
 
     noise: NoiseSchedule
     prediction: str
     time_scale: float = 1.0
+    inverted: bool = False
+
+    def to_x0(self, y: Tensor, out: Tensor, alpha: Any, sigma: Any) -> Tensor:
+        """The x0 prediction from the network's output at the state y = alpha x_0 + sigma eps."""
+        return X0[self.prediction](y, -out if self.inverted else out, alpha, sigma)
+
+    def network_time(self, t: Tensor) -> Tensor:
+        """What the network is shown at times t of the noise schedule."""
+        return self.time_scale * (1 - t if self.inverted else t)
 
     @property
     def flow(self) -> bool:
@@ -104,7 +116,7 @@ def read(config: Mapping[str, Any]) -> Training:
         flow = isinstance(schedule, Flow)
         name = config.get("prediction_type")
         name = ("flow_prediction" if flow else "epsilon") if name is None else name
-        return Training(schedule, known(name), float(scale) if flow else 1.0)
+        return Training(schedule, known(name), float(scale) if flow else 1.0, _inverted(config, flow))
     flow = _is_flow(config)
     _check_keys(config, flow)
     get = {**_defaults(config), **{key: value for key, value in config.items() if key in TRAINING}}.get
@@ -114,11 +126,20 @@ def read(config: Mapping[str, Any]) -> Training:
         name = config.get("prediction_type", "flow_prediction")
         if CLASSES.get(config.get("_class_name", "")) == "flow" and name != "flow_prediction":
             raise _contradiction(config, "prediction_type")
-        return Training(Flow(), known(name), float(_steps(get("num_train_timesteps"), 1)))
+        return Training(Flow(), known(name), float(_steps(get("num_train_timesteps"), 1)), _inverted(config, flow))
     if given == "flow_prediction":
         raise UserError("the scheduler's config has prediction_type: 'flow_prediction' but not use_flow_sigmas: true, "
                         "which says that the model is a flow model")  # fmt: skip
+    _inverted(config, flow)
     return Training(VPDiscrete(_table(get)), known(given))
+
+
+def _inverted(config: Mapping[str, Any], flow: bool) -> bool:
+    inverted = config.get("invert_sigmas", False)
+    if not isinstance(inverted, bool) or (inverted and not flow):
+        raise UserError("the scheduler's config needs true or false for invert_sigmas, and false for a model that is "
+                        f"no flow model, got {shown(inverted)}")  # fmt: skip
+    return inverted
 
 
 def _is_flow(config: Mapping[str, Any]) -> bool:

@@ -28,6 +28,7 @@ class ModelSettings:
         size: side of the images in pixels, for pipelines that make images of several sizes.
         shape: shape of one x, if the network does not tell it.
         scheduler: keys of a diffusers scheduler's config, for kind callable.
+        pipeline: arguments of a pipeline's call (num_frames, negative_prompt, ...), for kind diffusers.
         embeddings: file of embedded prompts, for a text-to-image model.
     """
 
@@ -42,6 +43,7 @@ class ModelSettings:
     size: int | None = None
     shape: Sequence[int] | None = None
     scheduler: Mapping[str, Any] = field(default_factory=dict)
+    pipeline: Mapping[str, Any] = field(default_factory=dict)
     embeddings: str | None = None
 
     def __post_init__(self) -> None:
@@ -57,6 +59,7 @@ class ModelSettings:
             ("size", self.size is None or _is_side(self.size), "a whole number of at least 1"),
             ("shape", shaped, "a list of whole numbers of at least 1"),
             ("scheduler", isinstance(self.scheduler, Mapping), "a mapping, as a scheduler's config"),
+            ("pipeline", isinstance(self.pipeline, Mapping), "a mapping, the arguments of a pipeline's call"),
             ("embeddings", isinstance(self.embeddings, str | Path | None), "a path"),
         ):
             if not right:

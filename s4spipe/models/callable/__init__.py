@@ -119,8 +119,7 @@ class DiffusersInterface(EDMInterface):
         self.null_condition = (
             self.num_classes if self.num_classes and self.num_classes != own.get("num_class_embeds") else None
         )
-        self.noise_schedule, self.scale = training.noise, training.time_scale
-        self.to_x0 = prediction.X0[training.prediction]
+        self.noise_schedule, self.training_of = training.noise, training
         side = own.get("sample_size")
         own = (own.get("in_channels"), *(side if isinstance(side, list | tuple) else [side, side]))
         self.sample_shape = _shape(settings, own, "net.config.in_channels and net.config.sample_size")
@@ -132,10 +131,10 @@ class DiffusersInterface(EDMInterface):
     def predict(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         dtype = _dtype(self.net)
         labels = {} if condition is None else {"class_labels": condition}
-        out = dry_call.output(self.net(x.to(dtype), (self.scale * t).to(torch.float32), **labels), x)
+        out = dry_call.output(self.net(x.to(dtype), self.training_of.network_time(t).to(torch.float32), **labels), x)
         wide = (slice(None), *[None] * (x.ndim - 1))
         alpha, sigma = (f(t)[wide].to(x.dtype) for f in (self.noise_schedule.alpha, self.noise_schedule.sigma))
-        return self.to_x0(x, out, alpha, sigma)
+        return self.training_of.to_x0(x, out, alpha, sigma)
 
 
 def _shape(settings: ModelSettings, own: tuple, where: str) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from s4spipe.models.base.prediction import noise_schedule as noise_schedule_of
 from s4spipe.models.base.settings import ModelSettings
 from s4spipe.models.diffusers.folder import index, scheduler_config
 from s4spipe.models.noise import NoiseSchedule
-from s4spipe.runtime.errors import UserError, unknown
+from s4spipe.runtime.errors import UserError
 
 
 def noise_schedule(settings: ModelSettings) -> NoiseSchedule:
@@ -28,19 +28,36 @@ def load(settings: ModelSettings) -> Denoiser:
     """
     from s4spipe.models.diffusers.adapters import ADAPTERS
 
-    name = index(Path(settings.weights)).get("_class_name")
-    if not isinstance(name, str) or name not in ADAPTERS:
-        raise UserError(f"{settings.weights}: {unknown('pipeline', name, ADAPTERS)}")
+    folder = Path(settings.weights)
+    name = str(index(folder).get("_class_name"))[:80]
     with _whole(settings.weights, name):
-        return ADAPTERS[name](Path(settings.weights), settings)
+        if _has_adapter(settings):
+            return ADAPTERS[name](folder, settings)
+        from s4spipe.models.diffusers.generic import Generic
+
+        return Generic(folder, settings)
 
 
-def embed(settings: ModelSettings, prompts: list[str], device: torch.device) -> dict[str, torch.Tensor]:
-    """What the stage `prompts` keeps of them (see `prompts.embed`)."""
-    from s4spipe.models.diffusers import prompts as text
-
+def embed(settings: ModelSettings, prompts: list[str], device: torch.device) -> tuple[dict[str, torch.Tensor], dict]:
+    """What the stage `prompts` keeps of them: tensors, and how they belong together."""
     with _whole(settings.weights, "text-to-image pipeline"):
-        return text.embed(settings, prompts, device)
+        if _has_adapter(settings):
+            from s4spipe.models.diffusers import prompts as text
+
+            tensors = text.embed(settings, prompts, device)
+            return tensors, {"guided": len(tensors["embeds"]) > len(prompts)}
+        from s4spipe.models.diffusers import generic
+
+        tensors, rules = generic.embed(settings, prompts, device)
+        return tensors, {"guided": False, "rules": rules}
+
+
+def _has_adapter(settings: ModelSettings) -> bool:
+    """Whether the pipeline has an adapter of its own, which takes no other arguments."""
+    from s4spipe.models.diffusers.adapters import ADAPTERS
+
+    name = index(Path(settings.weights)).get("_class_name")
+    return not settings.pipeline and isinstance(name, str) and name in ADAPTERS
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from s4spipe.models.base import dry_call, prediction
 from s4spipe.models.base.denoiser import Denoiser
-from s4spipe.models.base.prediction import X0
 from s4spipe.models.base.settings import ModelSettings
 from s4spipe.models.diffusers.folder import check_shards, index, load_part, scheduler_config
 from s4spipe.models.diffusers.prompts import Prompts
@@ -45,7 +44,9 @@ class Unconditional(Denoiser):
         super().__init__()
         self.net = component(folder, self.NET)
         training = prediction.read(scheduler_config(folder))
-        self.noise_schedule, self.to_x0 = training.noise, X0[training.prediction]
+        if training.inverted:
+            raise UserError("its scheduler has invert_sigmas, but this pipeline's time does not run the other way")
+        self.noise_schedule, self.to_x0 = training.noise, training.to_x0
         self.time_scale = training.time_scale
         self.build(folder, settings)
         self.sample_shape = (self.channels, *self.size(settings))

@@ -1,5 +1,6 @@
 """Reading the files in a pipeline's folder."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def check_parts(folder: Path, names: Iterable[str]) -> None:
         if name.startswith("_") or not isinstance(part, list) or part == [None, None]:
             continue
         library, cls = part if len(part) == 2 else (None, None)
-        plain = isinstance(cls, str) and cls.isidentifier() and not cls.startswith(("_", "Auto"))
+        plain = isinstance(cls, str) and cls.isidentifier() and not re.match("_|Auto(?!encoder)", cls)
         if library not in LIBRARIES or not plain:  # Auto classes may load code from the folder
             raise UserError(f"{folder}: its {name} is {str(part)[:80]}, but only classes of diffusers and transformers "
                             "are loaded")  # fmt: skip

@@ -96,7 +96,7 @@ class Prompts:
 
 def read_about(path: str | Path) -> dict:
     about = read_tensors(path, tensors=False)[1]
-    known = isinstance(about, dict) and set(about) == {"guided", "prompts", "model"}
+    known = isinstance(about, dict) and set(about) - {"rules"} == {"guided", "prompts", "model"}
     texts = about["prompts"] if known else None
     if not isinstance(texts, list) or not texts or {str} != set(map(type, texts)) or type(about["guided"]) is not bool:
         raise UserError(f"{path}: not a file of the stage prompts; make it again with `dvc repro -f prompts`")

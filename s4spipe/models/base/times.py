@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s4spipe.models.noise import Flow, NoiseSchedule
+from s4spipe.models.base.prediction import Training
+from s4spipe.models.noise import VPDiscrete
 from s4spipe.runtime.checks import is_number
 from s4spipe.runtime.errors import UserError, shown
 
@@ -14,12 +15,10 @@ from s4spipe.runtime.errors import UserError, shown
 CONVERTED = ("shift_terminal", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 
 
-def of_network(noise: NoiseSchedule, t: Tensor, scale: int, inverted: bool) -> Tensor:
-    """The times shown to a network: indices of the table of betas, whole ones as integers; or `scale` t for a flow
-    model, `scale` (1 - t) if its time runs the other way."""
-    if isinstance(noise, Flow):
-        return (scale * (1 - t if inverted else t)).float()
-    return t.round().long() if (t == t.round()).all() else t.float()
+def of_network(training: Training, t: Tensor) -> Tensor:
+    """The times shown to a network, which a pipeline gets: whole indices of a table of betas as integers."""
+    whole = isinstance(training.noise, VPDiscrete) and bool((t == t.round()).all())
+    return t.round().long() if whole else training.network_time(t).float()
 
 
 def unshifted(t: Tensor, config: Mapping[str, Any], mu: float | None) -> Tensor:
