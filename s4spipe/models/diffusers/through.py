@@ -54,6 +54,7 @@ class Through:
         if not nets:
             raise UserError(f"{name} has neither a transformer nor a unet")
         self.net: nn.Module = nets[0]
+        self.parameters = inspect.signature(self.net.forward)  # a compiled network does not tell them
         own = type(pipe).__call__
         self.function: Callable = inspect.unwrap(own)  # without `torch.no_grad`
         known = inspect.signature(self.function).parameters
@@ -132,10 +133,9 @@ class Through:
     def _arguments(self, x: Tensor, t: Tensor, conditions: list[Any]) -> dict[str, Any]:
         """What the network is called with, by its parameters' names; the first time if it is called several times."""
         seen: dict[str, Any] = {}
-        forward = inspect.signature(self.net.forward)
 
         def see(_net: nn.Module, args: tuple, kwargs: dict) -> None:
-            for key, value in (forward.bind(*args, **kwargs).arguments if not seen else {}).items():
+            for key, value in (self.parameters.bind(*args, **kwargs).arguments if not seen else {}).items():
                 seen[key] = value
 
         hook = self.net.register_forward_pre_hook(see, with_kwargs=True)
@@ -185,7 +185,7 @@ class Through:
             yield
             return
         key, slope, offset = self.time
-        names = list(inspect.signature(self.net.forward).parameters)
+        names = list(self.parameters.parameters)
 
         def show(_net: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
             given = dict(zip(names, args, strict=False)) | kwargs

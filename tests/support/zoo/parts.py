@@ -3,7 +3,7 @@
 import diffusers
 import torch
 
-from ..pipes import SCALED
+from support.pipes import SCALED
 
 LINEAR = {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}
 
@@ -53,12 +53,13 @@ def qwen_vae():
 
 
 def deep():
-    """Sana's autoencoder; sides are halved."""
-    blocks = ("ResBlock", "EfficientViTBlock")
+    """Sana's autoencoder; sides are divided by 4."""
+    blocks = ("ResBlock", "ResBlock", "EfficientViTBlock")
     return diffusers.AutoencoderDC(
         in_channels=3, latent_channels=4, attention_head_dim=2, encoder_block_types=blocks, decoder_block_types=blocks,
-        encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), encoder_qkv_multiscales=((), (5,)),
-        decoder_qkv_multiscales=((), (5,)), encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1),
+        encoder_block_out_channels=(8, 8, 8), decoder_block_out_channels=(8, 8, 8),
+        encoder_qkv_multiscales=((), (), (5,)), decoder_qkv_multiscales=((), (), (5,)),
+        encoder_layers_per_block=(1, 1, 1), decoder_layers_per_block=(1, 1, 1),
         downsample_block_type="conv", upsample_block_type="interpolate", decoder_norm_types="rms_norm",
         decoder_act_fns="silu", scaling_factor=0.41407,
     )  # fmt: skip

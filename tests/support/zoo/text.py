@@ -8,7 +8,8 @@ import torch
 import transformers
 from tokenizers import pre_tokenizers, trainers
 
-from ..pipes import LETTERS, t5
+from support import pipes
+from support.pipes import LETTERS, t5
 
 # How chats are written in the templates of Qwen, and by all other models here.
 CHAT = (
@@ -19,6 +20,15 @@ CHAT = (
 MARKS = (
     "<|endoftext|> <|im_start|> <|im_end|> <|vision_start|> <|vision_end|> <|image_pad|> <|video_pad|> <think> </think>"
 ).split()
+
+
+def clip(width, projection=None, length=8):
+    """`pipes.clip`, for another number of tokens too."""
+    tokenizer, encoder = pipes.clip(width, projection)
+    if length != 8:
+        encoder.config.max_position_embeddings = tokenizer.model_max_length = length
+        encoder = type(encoder)(encoder.config).eval()
+    return tokenizer, encoder
 
 
 def templates(*pipelines):
@@ -47,7 +57,7 @@ def qwen_tokenizer(*pipelines, cls=None):
 def tiny(width, **more):
     """What the configs of decoder-only models have in common."""
     return {"hidden_size": width, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,
-            "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 512, **more}  # fmt: skip
+            "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 512, "bos_token_id": 1, "eos_token_id": 2, **more}  # fmt: skip
 
 
 def ids(tokenizer):
