@@ -54,7 +54,6 @@ class Through:
         if not nets:
             raise UserError(f"{name} has neither a transformer nor a unet")
         self.net: nn.Module = nets[0]
-        self.parameters = inspect.signature(self.net.forward)  # a compiled network does not tell them
         own = type(pipe).__call__
         self.function: Callable = inspect.unwrap(own)  # without `torch.no_grad`
         known = inspect.signature(self.function).parameters
@@ -116,7 +115,7 @@ class Through:
 
     def calibrate(self, x: Tensor, t: Tensor, conditions: list[Any]) -> None:
         """Find how the network's time depends on the pipeline's, by calls at three times t [3] of states x [1, ...]."""
-        self.time = None
+        self.time, self.parameters = None, inspect.signature(self.net.forward)  # a compiled network does not tell them
         seen = [self._arguments(x, time[None], conditions) for time in t]
         changed = [key for key, value in seen[0].items() if isinstance(value, Tensor)
                    and not (value.shape == seen[1][key].shape and torch.equal(value, seen[1][key]))]  # fmt: skip
