@@ -4,6 +4,7 @@ from collections import Counter
 import pytest
 from coverage import Coverage
 from hypothesis import settings
+from support.clone import clone  # noqa: F401  (a fixture of the tests that run all stages with other models)
 from support.hostile import place  # noqa: F401  (a fixture of the tests of hostile files)
 from support.pipeline import edited, project  # noqa: F401  (fixtures of the tests that run the pipeline)
 

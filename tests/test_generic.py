@@ -170,9 +170,13 @@ def same(a, b):
 
 
 def test_what_has_no_rows_is_refused():
-    for one, two in ((torch.ones(2, 3), torch.ones(3, 3)), (object(), object()), ((1, 2), (1, 2, 3)), ("a", "b")):
-        with pytest.raises(UserError, match="no rows for each"):
+    for one, two in ((object(), object()), ((1, 2), (1, 2, 3)), ("a", "b"), (1, True)):
+        with pytest.raises(UserError, match="neither tensors nor a constant"):
             conditions.rule(one, two)
+    how = conditions.rule((torch.ones(2, 3), 1), (torch.ones(3, 3), 1))
+    assert conditions.alone(how)  # evaluated prompt by prompt
+    (found,) = conditions.together([[torch.ones(2, 3)]], [how])
+    assert same(found, (torch.ones(2, 3), 1))
 
 
 def test_embeddings_of_different_lengths_are_kept_one_by_one(tmp_path):

@@ -2,22 +2,18 @@
 
 import csv
 import json
-import os
-import shutil
-import sys
 
-import networkx
 import numpy as np
 import pytest
-from dvc.repo import Repo
 from ruamel.yaml import YAML
 from support import pipes, standins
-from support.forks import FORK
-from support.pipeline import ROOT, edit
+from support.clone import in_order, run_all
+from support.pipeline import edit
+from support.zoo import ZOO
 
-from s4spipe.pipeline import layout, presets, render
-from s4spipe.pipeline.schema import Params
+from s4spipe.pipeline import layout, presets
 
+SIZES = ("height", "width", "num_frames")
 pytestmark = pytest.mark.slow
 
 TOY = {
@@ -46,10 +42,23 @@ STANDINS = {
     "sd15": lambda folder: pipes.saved(pipes.stable_diffusion(), folder),
     "sdxl": lambda folder: pipes.saved(pipes.stable_diffusion_xl(), folder),
     "sd3": lambda folder: pipes.saved(pipes.stable_diffusion_3(), folder),
+    "sd35": lambda folder: pipes.saved(pipes.stable_diffusion_3(), folder),
+}
+# Presets for pipelines without an adapter of their own, and those that are given arguments.
+GENERAL = {
+    "flux_dev": lambda: (pipes.flux_pipeline(True), {"height": 8, "width": 8}),
+    "flux_schnell": lambda: (pipes.flux_pipeline(), {"height": 8, "width": 8}),
+    "flux2_klein": ZOO["Flux2KleinPipeline"],
+    "pixart_sigma": ZOO["PixArtSigmaPipeline"],
+    "sana": ZOO["SanaPipeline"],
+    "qwen_image": ZOO["QwenImagePipeline"],
+    "z_image": ZOO["ZImagePipeline"],
+    "wan21": ZOO["WanPipeline"],
+    "ltx_video": ZOO["LTXPipeline"],
 }
 # These learn as cifar10, sd15, DDPM, sd3 or imagenet256 do: their models are of the same kinds. Here they are sampled
 # and measured.
-LEARNED_ELSEWHERE = {"ffhq64", "afhqv2_64", "mscoco", "lsun_bedroom", "sdxl", "dit_xl_256"}
+LEARNED_ELSEWHERE = {"ffhq64", "afhqv2_64", "mscoco", "lsun_bedroom", "sdxl", "dit_xl_256", "sd35", *GENERAL}
 LEARNED = ("s4s", "s4s_alt", "free_bands")
 NONE = {"condition": "none"}
 OTHERS = {
@@ -103,63 +112,31 @@ def own_code(path, name):
     return path
 
 
-@pytest.fixture
-def clone(tmp_path):
-    """The project's own files, without results."""
-    for name in ("dvc.yaml", ".dvc", "s4spipe", "stages", "inputs", "data", "models"):
-        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
-    (tmp_path / "params.yaml").write_text(render.params_yaml(Params().model_dump(exclude_none=True)))
-    (tmp_path / ".git").mkdir()
-    return tmp_path
-
-
-def run_all(project, *commands):
-    """Run commands like `python -m stages.sample ddim 3` in one forked process; its exit code and what it said."""
-    process = FORK.Process(target=run_stages, args=(str(project), [command.split()[2:] for command in commands]))
-    process.start()
-    process.join()
-    said = (project / "said.txt").read_text()
-    assert process.exitcode == 0, said
-    return said
-
-
-def run_stages(project, commands):
-    import importlib
-
-    os.chdir(project)
-    sys.stderr = sys.stdout = open("said.txt", "w")
-    for module, *arguments in commands:
-        importlib.import_module(module).main(arguments, standalone_mode=False)
-    sys.stderr.flush()
-
-
-def in_order(project):
-    """The stages of dvc.yaml by these parameters, those that train the embedded model left out, each after its deps."""
-    index = Repo(str(project), uninitialized=True).index
-    own = {"train_digits", "train_features", "digits_images"}
-    stages = reversed(list(networkx.topological_sort(index.graph)))
-    return [stage for stage in stages if stage.name.partition("@")[0] not in own]
-
-
-def check_results(project, model, guided, learned=LEARNED):
+def check_results(project, model, calls, learned=LEARNED):
     rows = list(csv.DictReader((project / f"runs/{model}/report/fid.csv").read_text().splitlines()))
     assert [(row["solver"], row["nfe"]) for row in rows] == [
         ("teacher", "4"), *((name, "3") for name in ("ddim", *learned))
     ]  # fmt: skip
     for row in rows:
         assert np.isfinite(float(row["fid"]))
-        assert int(row["network_calls"]) == (2 if guided else 1) * int(row["nfe"])
+        assert calls is None or int(row["network_calls"]) == calls * int(row["nfe"])
     assert [path.name for path in (project / "runs").iterdir()] == [model]
     return rows
 
 
-@pytest.mark.parametrize("name", STANDINS)
+@pytest.mark.parametrize("name", [*STANDINS, *GENERAL])
 def test_every_stage_runs_on_a_stand_in_for_a_presets_model(name, clone):
     presets.switch(name, clone / "params.yaml")
     settings = YAML(typ="safe").load(clone / "params.yaml")
     weights = clone / settings["model"]["weights"]
     weights.parent.mkdir(exist_ok=True)
-    STANDINS[name](weights)
+    if name in GENERAL:
+        pipe, call = GENERAL[name]()
+        pipes.saved(pipe, weights)
+        own = settings["model"].get("pipeline", {}).keys()  # but for the size, as the preset has them
+        edit(clone, model={"pipeline": {key: value for key, value in call.items() if key not in own or key in SIZES}})
+    else:
+        STANDINS[name](weights)
     elsewhere = name in LEARNED_ELSEWHERE
     edit(clone, **TOY | ({"learned": [], "refined": []} if elsewhere else {}), fetch=[])
     standins.inception(clone / settings["fid"]["features"])
@@ -173,7 +150,9 @@ def test_every_stage_runs_on_a_stand_in_for_a_presets_model(name, clone):
     for stage in stages:
         for path in [*stage.deps, *stage.outs]:
             assert (clone / path.def_path).exists(), f"{stage.name}: {path.def_path}"
-    check_results(clone, name, settings["model"]["guidance"] != 1, () if elsewhere else LEARNED)
+    guided = settings["model"]["guidance"] != 1
+    calls = {"flux2_klein": None, "qwen_image": 2}.get(name, 2 if guided else 1)
+    check_results(clone, name, calls, () if elsewhere else LEARNED)
     if settings["model"]["precision"] != "float32":
         assert "model.precision: bfloat16 needs a GPU; this is a CPU, so the network runs in float32" in said
     if elsewhere:
@@ -204,11 +183,11 @@ def test_every_stage_runs_on_other_models(name, clone):
          starts={name: {"schedules": ["logsnr"]} for name in ("s4s", "s4s_alt")}, reference={"schedule": "logsnr"},
          classical_schedules={"ddim": "logsnr"})  # fmt: skip
     run_all(clone, *(stage.cmd for stage in in_order(clone)))
-    rows = check_results(clone, "mine", model.get("guidance", 1.0) != 1)
+    rows = check_results(clone, "mine", 2 if model.get("guidance", 1.0) != 1 else 1)
     assert all(float(row[column]) >= 0 for row in rows for column in ("precision", "recall"))
     assert all(np.isfinite(float(row["kid"])) for row in rows)
     assert all(bool(row["clip_score"]) is prompted for row in rows)
 
 
 def test_there_is_a_stand_in_for_every_preset():
-    assert {*STANDINS, "digits"} == set(presets.names())
+    assert {*STANDINS, *GENERAL, "digits"} == set(presets.names())

@@ -20,6 +20,7 @@ from s4spipe.learning.gauss_newton import Parameters, probe
 from s4spipe.learning.pairs import Pairs, batches
 from s4spipe.learning.task import COEFFICIENTS, TIMES, Task
 from s4spipe.runtime import distributed
+from s4spipe.runtime.errors import UserError
 from s4spipe.sampling.loop import sample
 
 FeatureFn = Callable[[Tensor], Tensor]  # samples [B, ...] -> features [B, d]
@@ -120,6 +121,9 @@ def refine(task: Task, feature_fn: FeatureFn, steps: int) -> list[dict]:
     if not (state := task.scratch.load("refine")):
         value, slope, curvature = problem.value_and_slope(goals[0], task.seed)
         damped = curvature + DAMPING * torch.diag(curvature.diag() + curvature.diag().mean())
+        if not damped.any():
+            raise UserError("perceptual.network: its features are the same whatever the solver (all derivatives are "
+                            "0), so it cannot refine: use another network, or leave refined empty")  # fmt: skip
         spent = len(training) * adjoint.evaluations(nfe, 2)
         first = {"epoch": 0, "train": value, "validation": judge.value(goals[1]), "evaluations": spent}
         state = {"slope": slope, "inverse": torch.linalg.inv(damped), "history": [first], "stuck": False}

@@ -11,7 +11,12 @@ from s4spipe.runtime.errors import UserError, shown
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.scheduler import S4SScheduler
 
-PARTS = ("prior_pipe", "decoder_pipe")  # of pipelines that run other pipelines, each with its own scheduler
+PARTS = (
+    "prior_pipe",
+    "decoder_pipe",
+    "generation_pipe",
+    "upsampling_pipe",
+)  # of pipelines that run other pipelines, each with its own scheduler
 NETWORKS = ("unet", "transformer")
 
 
@@ -65,7 +70,8 @@ class Applied:
             if not self._runs():
                 return made
             given = signature.bind(*args, **kwargs).arguments
-            if {"height", "width"} <= given.keys() and self.scheduler.config.size is None:
+            bands = self.scheduler.tableau.basis.axes >= 2  # which must know how tokens lie
+            if bands and {"height", "width"} <= given.keys() and self.scheduler.config.size is None:
                 self.scheduler.run.size = (given["height"], given["width"])
             if isinstance(made, Tensor):
                 return self.scheduler.run.prepare(made)

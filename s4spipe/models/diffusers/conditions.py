@@ -21,7 +21,7 @@ Rule = dict[str, Any]
 def rule(one: Any, two: Any) -> Rule:
     """How what was returned for one prompt (`one`) grows when it is given twice (`two`).
 
-    Raises UserError for what is neither nested tensors nor a constant.
+    If that is not understood (lengths that are added up, say), prompts are evaluated alone.
     """
     if isinstance(one, Tensor) and isinstance(two, Tensor):
         if one.shape == two.shape:
@@ -37,15 +37,23 @@ def rule(one: Any, two: Any) -> Rule:
             return {"is": "one for each", "count": len(one)}
     elif isinstance(one, dict) and isinstance(two, dict) and list(one) == list(two):
         return {"is": "dict", "of": {key: rule(one[key], two[key]) for key in one}}
-    elif one == two and isinstance(one, str | int | float | None):
+    elif type(one) is type(two) and one == two and isinstance(one, str | int | float | None):
         return {"is": "value", "value": one}
+    if isinstance(one, Tensor):
+        return {"is": "alone"}
     raise UserError(f"this pipeline's encode_prompt returns {shown(one, 60)} for a prompt and {shown(two, 60)} for "
-                    "two, in which no rows for each are found")  # fmt: skip
+                    "two, which are neither tensors nor a constant")  # fmt: skip
+
+
+def alone(how: Rule) -> bool:
+    """Whether what was returned for several prompts cannot be put together."""
+    inner = how.get("of", [])
+    return how["is"] == "alone" or any(map(alone, inner.values() if isinstance(inner, dict) else inner))
 
 
 def tensors(made: Any, how: Rule) -> list[Tensor]:
     """All tensors of what was returned for one prompt, in order."""
-    if how["is"] in ("constant", "rows"):
+    if how["is"] in ("constant", "rows", "alone"):
         return [made]
     if how["is"] == "one for each":
         return list(made)
@@ -69,7 +77,7 @@ def _joined(queues: list[Iterator[Tensor]], how: Rule) -> Any:
         return how["value"]
     if how["is"] == "one for each":
         return [next(queue) for queue in queues for _ in range(how["count"])]
-    if how["is"] == "constant":
+    if how["is"] in ("constant", "alone"):
         return [next(queue) for queue in queues][-1]  # of each, as their places move together
     if how["is"] == "rows":
         parts = [next(queue).chunk(how["blocks"]) for queue in queues]
@@ -103,6 +111,7 @@ class Encoded:
         if "rules" not in about:
             raise UserError(f"{path}: was made by another adapter; make it again with `dvc repro -f prompts`")
         self.rules, self.count = about["rules"], len(about["prompts"])
+        self.alone = any(map(alone, self.rules))
         self.file = safe_open(path, framework="pt")
         names = set(self.file.keys())
         self.apart = {name.split("/")[0] for name in names if "/" in name}  # those whose shapes differ

@@ -1,9 +1,12 @@
 """Reading the files in a pipeline's folder."""
 
+import inspect
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from diffusers import pipelines
 
 from s4spipe.runtime.errors import UserError, shown
 from s4spipe.runtime.files import missing, read_json
@@ -31,11 +34,12 @@ def check_parts(folder: Path, names: Iterable[str]) -> None:
     parts = index(folder)
     for name in names:
         part = parts.get(name)
-        if name.startswith("_") or not isinstance(part, list) or part == [None, None]:
-            continue
+        if name.startswith("_") or not isinstance(part, list) or not any(isinstance(entry, str) for entry in part):
+            continue  # no part, but a setting
         library, cls = part if len(part) == 2 else (None, None)
         plain = isinstance(cls, str) and cls.isidentifier() and not re.match("_|Auto(?!encoder)", cls)
-        if library not in LIBRARIES or not plain:  # Auto classes may load code from the folder
+        own = library in LIBRARIES or (isinstance(library, str) and inspect.ismodule(getattr(pipelines, library, None)))
+        if not own or not plain:  # Auto classes may load code from the folder
             raise UserError(f"{folder}: its {name} is {str(part)[:80]}, but only classes of diffusers and transformers "
                             "are loaded")  # fmt: skip
     check_shards(folder)
@@ -57,7 +61,8 @@ def load_part(cls: Any, folder: Path, name: str) -> Any:
     Raises UserError if its files lack weights, which these libraries fill with whatever the memory holds.
     """
     path = folder / name if (folder / name).is_dir() else folder  # old uploads of pixel models are flat
-    options: dict[str, Any] = {"low_cpu_mem_usage": False} if cls.__module__.startswith("diffusers") else {}
+    whole = cls.__module__.startswith("diffusers") and not getattr(cls, "_keep_in_fp32_modules", None)
+    options: dict[str, Any] = {"low_cpu_mem_usage": False} if whole else {}
     if any(path.glob("*.fp16.*")) and not any(file for kind in WEIGHTS for file in path.glob(f"*{kind}")
                                               if ".fp16." not in file.name):  # fmt: skip
         options["variant"] = "fp16"

@@ -2,8 +2,9 @@
 
 import difflib
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -42,12 +43,21 @@ class Generic(Denoiser):
         cls = pipeline_class(folder)
         if settings.condition != "prompts" or settings.embeddings is None:
             raise UserError("model.condition: must be prompts for this pipeline, with a file of `prompts`")
-        pipe = _load(cls, folder, [key for key in _parts(cls) if key.startswith(FOR_TEXT)])
         self.training_of = prediction.read(scheduler_config(folder))
         self.noise_schedule = self.training_of.noise
         self.encoded = Encoded(settings.embeddings)
         self.num_classes = len(self.encoded)
-        self.through = Through(pipe, arguments(cls, settings))
+        without_text = [key for key in _parts(cls) if key.startswith(FOR_TEXT)]
+        try:
+            self._enter(_load(cls, folder, without_text), arguments(cls, settings))
+        except (UserError, torch.OutOfMemoryError):
+            raise
+        except Exception:  # some pipelines ask their text encoders for something, such as their width
+            with _entering(cls):
+                self._enter(_load(cls, folder, []), arguments(cls, settings))
+
+    def _enter(self, pipe: Any, call: dict[str, Any]) -> None:
+        self.through = Through(pipe, call)
         self.net = self.through.net
         self.others = torch.nn.ModuleList(part for part in pipe.components.values()
                                           if isinstance(part, torch.nn.Module) and part is not self.net)  # fmt: skip
@@ -55,7 +65,9 @@ class Generic(Denoiser):
         packed = self.through.prepared(one)
         self.grid = self._grid(pipe, packed)
         self.sample_shape = tuple(self.grid.image(packed).shape[1:])
-        self.frequencies = len(self.sample_shape) > 2 or not hasattr(pipe, "_pack_latents")
+        own = getattr(self.net.config, "in_channels", None)  # some videos have their frames first
+        first = own is None or self.grid.rows > 0 or self.sample_shape[0] == own
+        self.frequencies = first and (len(self.sample_shape) > 2 or not hasattr(pipe, "_pack_latents"))
         self._calibrate(packed, one)
 
     def guide(self, guidance: float) -> None:
@@ -72,8 +84,8 @@ class Generic(Denoiser):
             self.through.replace(self.net)
         parts: dict[Any, list[int]] = {}
         for row, prompt in enumerate(condition.tolist()):  # rows that can be evaluated in one call
-            shapes = self.encoded.shapes(prompt)
-            parts.setdefault((shapes, None if self.through.time else float(t[row])), []).append(row)
+            kind = row if self.encoded.alone else self.encoded.shapes(prompt)
+            parts.setdefault((kind, None if self.through.time else float(t[row].detach())), []).append(row)
         rows, outputs = [row for part in parts.values() for row in part], []
         for part in parts.values():
             given = self._conditions([int(condition[row]) for row in part], x)
@@ -84,12 +96,20 @@ class Generic(Denoiser):
         return self.training_of.to_x0(x, out, alpha, sigma)
 
     def decode(self, x: Tensor) -> Tensor:
-        """Images [B, C, H, W] in [-1, 1]; the frames of a video stand side by side in one image."""
+        """Images [B, C, H, W] in [-1, 1]; the frames of a video stand side by side in one image, and a sound is its
+        spectrogram."""
+        video = len(self.sample_shape) == 4  # of which one at a time may be all that fits
+        return torch.cat([self._decode(part) for part in (x.split(1) if video else [x])])
+
+    def _decode(self, x: Tensor) -> Tensor:
         given = self._conditions([0] * len(x), x)
-        made = self.through.decode(self.grid.tokens(x.to(self._dtype)), given)
-        if not isinstance(made, Tensor) or made.ndim not in (4, 5):
+        with _entering(type(self.through.pipe)):
+            made = self.through.decode(self.grid.tokens(x.to(self._dtype)), given)
+        if not isinstance(made, Tensor) or not 2 <= made.ndim <= 5:
             raise UserError(f"{type(self.through.pipe).__name__} decodes its latents to {shown(made, 60)}, and not to "
-                            "images or videos")  # fmt: skip
+                            "images, videos or sounds")  # fmt: skip
+        if made.ndim < 4:
+            return spectrogram(made if made.ndim == 2 else made.mean(1))
         if made.ndim == 5:
             made = made.permute(0, 2, 3, 1, 4).flatten(3)
         return 2 * made - 1
@@ -115,15 +135,7 @@ class Generic(Denoiser):
         noise = self.noise_schedule
         lam = torch.tensor([-1.0, 1.0, 0.3], dtype=torch.float64)
         t = self.training_of.network_time(noise.inverse(lam).clamp(noise.t_min, noise.T)).float()
-        seen: list[int] = []
-        hook = self.net.register_forward_pre_hook(
-            lambda _net, args, kwargs: seen.append(_rows(args, kwargs)), with_kwargs=True
-        )
-        with torch.no_grad():
-            self.through.output(x, t[:1], one)
-        hook.remove()
-        self.calls = sum(seen)
-        self.through.calibrate(x, t, one)
+        self.calls = self.through.calibrate(x, t, one)
 
     def _grid(self, pipe: Any, x: Tensor) -> tokens.Grid:
         """How the tokens x [1, L, C] lie in their image, if they are patches as Flux's are."""
@@ -137,6 +149,28 @@ class Generic(Denoiser):
         except (UserError, TypeError, RuntimeError):
             return tokens.Grid()
         return lie if packed.shape == x.shape and torch.equal(packed, lie.tokens(image)) else tokens.Grid()
+
+
+@contextmanager
+def _entering(cls: Any) -> Iterator[None]:
+    """Raises UserError for what a pipeline raises that is called for one step, or for none."""
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{cls.__name__} cannot be called for a single step or for none, which the adapter for all "
+                        f"pipelines does ({reason[0][:160]})") from None  # fmt: skip
+
+
+def spectrogram(sound: Tensor) -> Tensor:
+    """The magnitudes [B, 1, 129, T] of sounds [B, L] by frequency and time, in logarithms: -1 is 1e-5, and 1 is 1."""
+    window, length = torch.hann_window(256, device=sound.device), max(256, sound.shape[-1])
+    padded = torch.nn.functional.pad(sound.float(), (0, length - sound.shape[-1]))
+    made = torch.stft(padded, 256, 64, window=window / window.sum(), return_complex=True)
+    magnitude = (made.real.square() + made.imag.square() + 1e-10).sqrt()  # smooth at 0
+    return (magnitude.log10() / 2.5 + 1)[:, None]
 
 
 def pipeline_class(folder: Path) -> Any:
@@ -171,7 +205,11 @@ def embed(
     folder = Path(settings.weights)
     cls = pipeline_class(folder)
     pipe = _load(cls, folder, [key for key in _parts(cls) if key.startswith(FOR_IMAGES)], nets=False).to(device)
-    through = Through(pipe, arguments(cls, settings))
+    with _entering(cls):
+        return _encoded(Through(pipe, arguments(cls, settings)), prompts, folder)
+
+
+def _encoded(through: Through, prompts: list[str], folder: Path) -> tuple[dict[str, Tensor], list[conditions.Rule]]:
     rules: list[conditions.Rule] = []
     rows: list[list[Tensor]] = []
     for prompt in tqdm(prompts, "prompts", unit="prompt", disable=None):
@@ -209,14 +247,22 @@ def _load(cls: Any, folder: Path, absent: list[str], nets: bool = True) -> Any:
     pipe = cls.from_pretrained(folder, **given, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     for key in NETWORKS if not nets else ():
-        if isinstance(there.get(key), list) and there[key][0] == "diffusers":
-            config = getattr(diffusers, there[key][1]).load_config(folder / key)
-            stub = SimpleNamespace(config=SimpleNamespace(**config), dtype=torch.float32)
-            pipe.__dict__[key] = stub
+        kind = getattr(diffusers, str(there[key][1]), None) if isinstance(there.get(key), list) else None
+        if isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin):
+            with torch.device("meta"):
+                pipe.__dict__[key] = _Outline(_of_config(kind, folder / key))
     return pipe
 
 
-def _rows(args: tuple, kwargs: dict[str, Any]) -> int:
-    """The rows that a network is called on."""
-    x = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim > 1)
-    return len(x)
+def _of_config(kind: Any, folder: Path) -> Any:
+    return kind.from_config(kind.load_config(folder))
+
+
+class _Outline:
+    """A network without weights, which is no part of a pipeline that could say on which device that is."""
+
+    def __init__(self, net: Any):
+        self.net = net
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.net, name)

@@ -6,6 +6,7 @@ prepared; what `encode_prompt` returned for the prompts is returned again, so no
 """
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,8 @@ from s4spipe.models.base import times
 from s4spipe.runtime.errors import UserError, shown
 
 NETWORKS = ("transformer", "unet")
+PREPARES = ("prepare_latents", "prepare_intermediate_images")  # where states enter
+ENCODES = ("encode_prompt", "_encode_prompt")  # where conditions come from
 STATES = ("hidden_states", "sample", "x")  # the networks' names for the state
 
 
@@ -47,7 +50,10 @@ class Through:
 
     def __init__(self, pipe: Any, call: Mapping[str, Any]):
         self.pipe, name = pipe, type(pipe).__name__
-        for part in ("prepare_latents", "encode_prompt", "scheduler"):
+        self.prepares, self.encodes = (
+            next((key for key in keys if hasattr(pipe, key)), keys[0]) for keys in (PREPARES, ENCODES)
+        )
+        for part in (self.prepares, self.encodes, "scheduler"):
             if getattr(pipe, part, None) is None:
                 raise UserError(f"{name} has no {part}, which an adapter for all pipelines needs")
         nets = [net for key in NETWORKS if (net := getattr(pipe, key, None)) is not None]
@@ -74,7 +80,7 @@ class Through:
     def encode(self, prompts: list[str]) -> list[Any]:
         """What each call of `encode_prompt` returns, within one call of the pipeline with these prompts."""
         found: list[Any] = []
-        own = self.pipe.encode_prompt
+        own = getattr(self.pipe, self.encodes)
 
         def encode_prompt(*args: Any, **kwargs: Any) -> Any:
             found.append(own(*args, **kwargs))
@@ -83,12 +89,12 @@ class Through:
         def prepare_latents(*_args: Any, **_kwargs: Any) -> Any:
             raise _Left(found)
 
-        with self._replaced(encode_prompt=encode_prompt, prepare_latents=prepare_latents):
+        with self._replaced(**{self.encodes: encode_prompt, self.prepares: prepare_latents}):
             return self._left(prompts)
 
     def prepared(self, conditions: list[Any]) -> Tensor:
         """The latents [1, ...] that the pipeline prepares for one sample."""
-        own = self.pipe.prepare_latents
+        own = getattr(self.pipe, self.prepares)
 
         signature = inspect.signature(own)
 
@@ -97,7 +103,7 @@ class Through:
             self.size = (given["height"], given["width"]) if {"height", "width"} <= given.keys() else None
             raise _Left(made if isinstance(made, Tensor) else made[0])
 
-        with self._replaced(encode_prompt=_replay(conditions), prepare_latents=prepare_latents), torch.no_grad():
+        with self._replaced(**{self.encodes: _replay(conditions), self.prepares: prepare_latents}), torch.no_grad():
             return self._left([""])
 
     def output(self, x: Tensor, t: Tensor, conditions: list[Any]) -> Tensor:
@@ -113,31 +119,37 @@ class Through:
         with self._entered(x, x.new_zeros(0), conditions):
             return self.function(self.pipe, prompt=[""] * len(x), **self.call | {"output_type": "pt"})[0]
 
-    def calibrate(self, x: Tensor, t: Tensor, conditions: list[Any]) -> None:
-        """Find how the network's time depends on the pipeline's, by calls at three times t [3] of states x [1, ...]."""
+    def calibrate(self, x: Tensor, t: Tensor, conditions: list[Any]) -> int:
+        """Find how the network's time depends on the pipeline's, by calls at three times t [3] of states x [1, ...].
+
+        Returns:
+            How many rows the network is called on for each of the output's.
+        """
         self.time, self.parameters = None, inspect.signature(self.net.forward)  # a compiled network does not tell them
         seen = [self._arguments(x, time[None], conditions) for time in t]
-        changed = [key for key, value in seen[0].items() if isinstance(value, Tensor)
-                   and not (value.shape == seen[1][key].shape and torch.equal(value, seen[1][key]))]  # fmt: skip
-        if len(changed) != 1 or not all((some[changed[0]] == some[changed[0]].flatten()[0]).all() for some in seen):
-            return
+        calls, (first, second, third) = sum(_rows(some) for some in seen[0]), (some[0] for some in seen)
+        changed = [key for key, value in first.items() if isinstance(value, Tensor)
+                   and not (value.shape == second[key].shape and torch.equal(value, second[key]))]  # fmt: skip
+        if len(changed) != 1 or not all((some[changed[0]] == some[changed[0]].flatten()[0]).all()
+                                        for some in (first, second, third)):  # fmt: skip
+            return calls
         key = changed[0]
-        a, b, c = (float(some[key].double().flatten()[0]) for some in seen)
+        a, b, c = (float(some[key].double().flatten()[0]) for some in (first, second, third))
         slope = (b - a) / (float(t[1]) - float(t[0]))
         offset = a - slope * float(t[0])
         if slope and abs(slope * float(t[2]) + offset - c) <= 1e-2 * abs(b - a):  # some networks are shown whole times
             # Both are known up to the rounding of times in float32; those of pipelines are plain numbers.
-            self.time = (key, float(f"{slope:.6g}"), offset if abs(offset) > 1e-6 * abs(a) else 0.0)
+            offset = offset if abs(offset) > 1e-6 * abs(a) else 0.0
+            self.time = (key, float(f"{slope:.6g}"), float(f"{offset:.6g}"))
+        return calls
 
-    def _arguments(self, x: Tensor, t: Tensor, conditions: list[Any]) -> dict[str, Any]:
-        """What the network is called with, by its parameters' names; the first time if it is called several times."""
-        seen: dict[str, Any] = {}
-
-        def see(_net: nn.Module, args: tuple, kwargs: dict) -> None:
-            for key, value in (self.parameters.bind(*args, **kwargs).arguments if not seen else {}).items():
-                seen[key] = value
-
-        hook = self.net.register_forward_pre_hook(see, with_kwargs=True)
+    def _arguments(self, x: Tensor, t: Tensor, conditions: list[Any]) -> list[dict[str, Any]]:
+        """What the network is called with, each time in one step, by its parameters' names."""
+        seen: list[dict[str, Any]] = []
+        hook = self.net.register_forward_pre_hook(
+            lambda _net, args, kwargs: seen.append(dict(self.parameters.bind(*args, **kwargs).arguments)),
+            with_kwargs=True,
+        )
         try:
             with torch.no_grad():
                 self.output(x, t, conditions)
@@ -150,11 +162,16 @@ class Through:
             self.function(self.pipe, prompt=prompts, **self.call)
         except _Left as left:
             return left.value
+        except ZeroDivisionError:  # Mochi cannot make a schedule of one step
+            if self.call.get("num_inference_steps") != 1:
+                raise
+            self.call["num_inference_steps"] = 4
+            return self._left(prompts)
         raise UserError(f"{type(self.pipe).__name__} never came to a step of its scheduler")
 
     @contextmanager
     def _entered(self, x: Tensor, t: Tensor, conditions: list[Any]) -> Iterator[None]:
-        own = self.pipe.prepare_latents
+        own = getattr(self.pipe, self.prepares)
 
         def prepare_latents(*args: Any, **kwargs: Any) -> Any:
             with torch.no_grad():
@@ -162,7 +179,7 @@ class Through:
             return x if isinstance(made, Tensor) else type(made)([x, *made[1:]])
 
         self.scheduler.only = t
-        with self._replaced(encode_prompt=_replay(conditions), prepare_latents=prepare_latents):
+        with self._replaced(**{self.encodes: _replay(conditions), self.prepares: prepare_latents}):
             yield
 
     @contextmanager
@@ -189,7 +206,7 @@ class Through:
         def show(_net: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
             given = dict(zip(names, args, strict=False)) | kwargs
             old = given[key]
-            count = next(len(given[name]) for name in STATES if isinstance(given.get(name), Tensor))
+            count = _rows(given)
             new = slope * t + offset
             new = new.to(old.dtype) if old.is_floating_point() else new
             new = new.expand(rows).repeat(count // rows)
@@ -207,8 +224,13 @@ class Through:
             hook.remove()
 
 
+def _rows(arguments: dict[str, Any]) -> int:
+    """How many states a network is called on: the rows of a tensor, or the entries of a list."""
+    return next(len(arguments[name]) for name in STATES if isinstance(arguments.get(name), Tensor | list))
+
+
 def _replay(conditions: list[Any]) -> Callable:
-    following = iter(conditions)
+    following = itertools.cycle(conditions)  # it may be called again
     return lambda *_args, **_kwargs: next(following)
 
 
@@ -242,4 +264,5 @@ def _scheduler(own: Any) -> Any:
         ) -> Any:
             raise _Left(model_output)
 
+    OneStep.__name__ = type(own).__name__  # which some pipelines look at
     return OneStep.from_config(own.config)

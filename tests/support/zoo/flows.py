@@ -2,11 +2,12 @@
 
 import diffusers
 import transformers
+
 from support import pipes
 from support.pipes import clip, t5
 
 from . import text
-from .parts import deep, dynamic, euler, kl, picture, qwen_vae, unset, wan_vae
+from .parts import dynamic, euler, kl, picture, qwen_vae, unset, wan_vae
 
 GUIDED = {"guidance_scale": 3.0}
 SMALL = {**GUIDED, "height": 8, "width": 8}
@@ -24,11 +25,14 @@ def named(made, *suffixes):
 
 
 def stable_diffusion_3():
-    return pipes.stable_diffusion_3(), SHORT
+    pipe = pipes.stable_diffusion_3()
+    tokenizer, encoder = t5(12)
+    pipe.register_modules(tokenizer_3=tokenizer, text_encoder_3=encoder)
+    return pipe, SHORT
 
 
 def stable_diffusion_3_pag():
-    encoders = named((clip(6, projection=2), clip(4, projection=4), (None, None)), "", "_2", "_3")
+    encoders = named((clip(6, projection=2), clip(4, projection=4), t5(12)), "", "_2", "_3")
     net = diffusers.SD3Transformer2DModel(
         sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=4,
         num_attention_heads=2, caption_projection_dim=8, joint_attention_dim=12, pooled_projection_dim=6,
@@ -42,10 +46,8 @@ def flux():
 
 
 def flux_network(**more):
-    usual = dict(
-        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=12, axes_dims_rope=ROPE,
-    )  # fmt: skip
+    usual = {"patch_size": 1, "in_channels": 16, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16,
+             "num_attention_heads": 2, "joint_attention_dim": 12, "axes_dims_rope": ROPE}  # fmt: skip
     return usual | more
 
 
@@ -80,7 +82,7 @@ def bria_fibo():
         axes_dims_rope=(0, 4, 4),
     ))  # fmt: skip
     pipe = diffusers.BriaFiboPipeline(transformer=net, vae=wan_vae(), scheduler=euler(), **named([text.smol(16)]))
-    return pipe, SHORT | {"height": 32, "width": 32}
+    return pipe, SHORT | {"height": 32, "width": 32, "negative_prompt": "red"}  # it has an id of its own for none
 
 
 def ovis():
@@ -91,11 +93,11 @@ def ovis():
 
 def longcat():
     net = diffusers.LongCatImageTransformer2DModel(
-        **flux_network(joint_attention_dim=16, pooled_projection_dim=16)
+        **flux_network(in_channels=64, joint_attention_dim=16, pooled_projection_dim=16)
     )
     tokenizer, encoder = text.qwen25(16, diffusers.LongCatImagePipeline)
     pipe = diffusers.LongCatImagePipeline(
-        transformer=net, vae=kl(), scheduler=dynamic(), tokenizer=tokenizer, text_encoder=encoder,
+        transformer=net, vae=kl(16), scheduler=dynamic(), tokenizer=tokenizer, text_encoder=encoder,
         text_processor=text.processor(tokenizer, transformers.Qwen2_5_VLProcessor),
     )  # fmt: skip
     return pipe, SMALL | {"enable_prompt_rewrite": False, "enable_cfg_renorm": True}
@@ -182,12 +184,12 @@ def nucleus():
         patch_size=2, in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=16, axes_dims_rope=(8, 4, 4), moe_enabled=False, capacity_factors=[8.0],
     )  # fmt: skip
-    tokenizer, encoder = text.qwen3vl(16, diffusers.NucleusMoEImagePipeline, layers=8)
+    tokenizer, encoder = text.qwen3vl(16, diffusers.NucleusMoEImagePipeline)
     pipe = diffusers.NucleusMoEImagePipeline(
         transformer=net, vae=qwen_vae(), scheduler=euler(), text_encoder=encoder,
         processor=text.processor(tokenizer, transformers.Qwen3VLProcessor),
     )  # fmt: skip
-    return pipe, SHORT | {"height": 16, "width": 16, "max_sequence_length": 16, "return_index": -1}
+    return pipe, SHORT | {"height": 16, "width": 16, "max_sequence_length": 96, "return_index": -1}
 
 
 def z_image():
@@ -213,19 +215,6 @@ def omnigen():
     return pipe, SMALL | {"height": 32, "width": 32}
 
 
-def hi_dream():
-    """Its network's output has another sign."""
-    net = diffusers.HiDreamImageTransformer2DModel(
-        patch_size=2, in_channels=4, out_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=8,
-        num_attention_heads=2, caption_channels=[16, 16], text_emb_dim=12, num_routed_experts=4,
-        num_activated_experts=2, axes_dims_rope=(4, 2, 2), max_resolution=(16, 16), llama_layers=(0, 1),
-    )  # fmt: skip
-    encoders = named((clip(6, projection=6), clip(6, projection=6), t5(16),
-                      text.llama(16, transformers.LlamaForCausalLM)), "", "_2", "_3", "_4")  # fmt: skip
-    pipe = diffusers.HiDreamImagePipeline(transformer=net, vae=kl(), scheduler=euler(shift=3.0), **encoders)
-    return pipe, SHORT | {"height": 16, "width": 16}
-
-
 def cogview4():
     net = diffusers.CogView4Transformer2DModel(
         patch_size=2, in_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=1, out_channels=4,
@@ -233,14 +222,14 @@ def cogview4():
     )  # fmt: skip
     scheduler = euler(use_dynamic_shifting=True, base_shift=0.25, max_shift=0.75, time_shift_type="linear")
     pipe = diffusers.CogView4Pipeline(transformer=net, vae=kl(), scheduler=scheduler, **named([text.glm(16)]))
-    return pipe, SMALL | {"max_sequence_length": 16}
+    return pipe, SMALL | {"height": 16, "width": 16, "max_sequence_length": 16, "negative_prompt": "red"}
 
 
-def kandinsky5():
+def kandinsky5(channels):
     net = diffusers.Kandinsky5Transformer3DModel(
-        in_visual_dim=4, in_text_dim=16, in_text_dim2=12, time_dim=8, out_visual_dim=4, patch_size=(1, 2, 2),
-        model_dim=8, ff_dim=8, num_text_blocks=1, num_visual_blocks=1, axes_dims=(4, 2, 2), visual_cond=False,
-        attention_type="regular",
+        in_visual_dim=channels, in_text_dim=16, in_text_dim2=12, time_dim=8, out_visual_dim=channels,
+        patch_size=(1, 2, 2), model_dim=8, ff_dim=8, num_text_blocks=1, num_visual_blocks=1, axes_dims=(4, 2, 2),
+        visual_cond=False, attention_type="regular",
     )  # fmt: skip
     return net
 
@@ -249,21 +238,6 @@ def kandinsky5_encoders(pipeline):
     tokenizer, encoder = text.qwen25(16, pipeline)
     return named(((text.processor(tokenizer, transformers.Qwen2_5_VLProcessor), encoder),
                   text.clip(12, length=77)), "", "_2")  # fmt: skip
-
-
-def kandinsky5_image():
-    encoders = kandinsky5_encoders(diffusers.Kandinsky5T2IPipeline)
-    pipe = diffusers.Kandinsky5T2IPipeline(transformer=kandinsky5(), vae=kl(), scheduler=euler(shift=3.0), **encoders)
-    return pipe, SHORT | {"height": 64, "width": 64, "max_sequence_length": 16}
-
-
-def prx():
-    net = diffusers.PRXTransformer2DModel(
-        patch_size=1, in_channels=4, context_in_dim=8, hidden_size=8, mlp_ratio=2.0, num_heads=2, depth=1,
-        axes_dim=[2, 2],
-    )  # fmt: skip
-    pipe = diffusers.PRXPipeline(transformer=net, vae=kl(), scheduler=euler(shift=3.0), **named([text.t5gemma(8)]))
-    return pipe, SMALL | {"use_resolution_binning": False, "tokenizer_max_length": 8}
 
 
 def hunyuan_image():
@@ -277,30 +251,10 @@ def hunyuan_image():
         in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(32, 32, 32, 32), layers_per_block=1,
         scaling_factor=0.476986, spatial_compression_ratio=8, sample_size=32,
     )  # fmt: skip
-    guiders = {"guider": diffusers.AdaptiveProjectedMixGuidance(adaptive_projected_guidance_start_step=2),
-               "ocr_guider": diffusers.AdaptiveProjectedMixGuidance(adaptive_projected_guidance_start_step=3)}
+    guiders = {
+        "guider": diffusers.AdaptiveProjectedMixGuidance(adaptive_projected_guidance_start_step=2),
+        "ocr_guider": diffusers.AdaptiveProjectedMixGuidance(adaptive_projected_guidance_start_step=3),
+    }
     encoders = named((text.qwen25(16, diffusers.HunyuanImagePipeline), text.byt5(8)), "", "_2")
-    pipe = diffusers.HunyuanImagePipeline(
-        transformer=net, vae=vae, scheduler=euler(shift=5.0), **encoders, **guiders
-    )
+    pipe = diffusers.HunyuanImagePipeline(transformer=net, vae=vae, scheduler=euler(shift=5.0), **encoders, **guiders)
     return pipe, {"height": 32, "width": 32}
-
-
-def dream_lite():
-    from diffusers.models.unets.unet_2d_condition_dreamlite import DreamLiteUNetModel
-    net = DreamLiteUNetModel(
-        sample_size=8, in_channels=4, out_channels=4, cross_attention_dim=16, attention_head_dim=4, layers_per_block=1,
-        down_block_types=("DreamLiteCrossAttnNoSelfAttnDownBlock2D", "DreamLiteCrossAttnDownBlock2D"),
-        up_block_types=("DreamLiteCrossAttnUpBlock2D", "DreamLiteUpBlock2D"), block_out_channels=(8, 16),
-        norm_num_groups=4, transformer_layers_per_block=1,
-    )  # fmt: skip
-    tokenizer, encoder = text.qwen3vl(16, diffusers.DreamLitePipeline)
-    vae = diffusers.AutoencoderTiny(
-        encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1),
-        num_decoder_blocks=(1, 1), latent_channels=4,
-    )  # fmt: skip
-    pipe = diffusers.DreamLitePipeline(
-        unet=net, vae=vae, scheduler=euler(), tokenizer=tokenizer, text_encoder=encoder,
-        processor=text.processor(tokenizer, transformers.Qwen3VLProcessor),
-    )  # fmt: skip
-    return pipe, SHORT | {"height": 16, "width": 16, "max_sequence_length": 16}

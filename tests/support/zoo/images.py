@@ -1,6 +1,7 @@
 """Pipelines of images whose networks were trained with a table of betas."""
 
 import diffusers
+
 from support import pipes
 from support.pipes import SCALED, t5
 
@@ -38,12 +39,6 @@ def stable_diffusion_xl_pag():
     return pipe, SMALL | {"pag_scale": 2.0}
 
 
-def sag():
-    made = parts(down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-                 up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"))  # fmt: skip
-    return diffusers.StableDiffusionSAGPipeline(**made, scheduler=ddim(), **SAFE), SMALL | {"sag_scale": 0.7}
-
-
 def gligen():
     made = parts(attention_type="gated")
     safe = unset("safety_checker", "feature_extractor") | {"requires_safety_checker": False}
@@ -51,30 +46,11 @@ def gligen():
     return diffusers.StableDiffusionGLIGENPipeline(**made, scheduler=ddim(), **safe), call
 
 
-def panorama():
-    pipe = diffusers.StableDiffusionPanoramaPipeline(**parts(), scheduler=ddim(), **SAFE)
-    return pipe, {**GUIDED, "height": 8, "width": 16}
-
-
-def ldm3d():
-    made = parts() | {"vae": diffusers.AutoencoderKL(
-        in_channels=6, out_channels=6, block_out_channels=(8,), latent_channels=4, norm_num_groups=4,
-    )}  # fmt: skip
-    return diffusers.StableDiffusionLDM3DPipeline(**made, scheduler=ddim(), **SAFE), SMALL
-
-
 def controlnet():
     made = parts()
     net = diffusers.ControlNetModel.from_unet(made["unet"], conditioning_embedding_out_channels=(8,))
     pipe = diffusers.StableDiffusionControlNetPipeline(**made, controlnet=net, scheduler=ddim(), **SAFE)
     return pipe, {**GUIDED, "image": picture(8)}
-
-
-def latent_consistency():
-    made = parts(time_cond_proj_dim=8)
-    scheduler = diffusers.LCMScheduler(**SCALED, clip_sample=False)
-    pipe = diffusers.LatentConsistencyModelPipeline(**made, scheduler=scheduler, **SAFE)
-    return pipe, SMALL
 
 
 def text_to_image_ldm():
@@ -128,7 +104,7 @@ def deep_floyd():
 def kandinsky3():
     tokenizer, encoder = t5(12)
     net = diffusers.Kandinsky3UNet(
-        in_channels=4, time_embedding_dim=8, groups=2, attention_head_dim=4, layers_per_block=1,
+        in_channels=4, time_embedding_dim=8, groups=2, attention_head_dim=4, layers_per_block=3,
         block_out_channels=(8, 16), cross_attention_dim=8, encoder_hid_dim=12,
     )  # fmt: skip
     movq = diffusers.VQModel(

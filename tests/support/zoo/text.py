@@ -17,9 +17,8 @@ CHAT = (
     "{% else %}{% for c in m['content'] %}{{ c['text'] }}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-MARKS = (
-    "<|endoftext|> <|im_start|> <|im_end|> <|vision_start|> <|vision_end|> <|image_pad|> <|video_pad|> <think> </think>"
-).split()
+MARKS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
+         "<|video_pad|>", "<think>", "</think>"]  # fmt: skip
 
 
 def clip(width, projection=None, length=8):
@@ -33,9 +32,10 @@ def clip(width, projection=None, length=8):
 
 def templates(*pipelines):
     """The lines of these pipelines' modules that hold the text around prompts: many drop a number of its tokens."""
-    lines = {line for cls in pipelines for line in inspect.getsource(sys.modules[cls.__module__]).split("\n")
-             if "<|" in line or "You are" in line}  # fmt: skip
-    return [line.replace("\\n", "\n") for line in sorted(lines)]
+    lines = [line.strip() for cls in pipelines for line in inspect.getsource(sys.modules[cls.__module__]).split("\n")]
+    marks = ("<|", "You are", "Describe the image")
+    found = {line for line in lines if line.startswith('"') or any(mark in line for mark in marks)}
+    return [line.replace("\\n", "\n") for line in sorted(found)] + ["system\nuser\nassistant\nthink"]
 
 
 def qwen_tokenizer(*pipelines, cls=None):
@@ -43,9 +43,7 @@ def qwen_tokenizer(*pipelines, cls=None):
     cls = cls or transformers.Qwen2Tokenizer
     raw = cls()._tokenizer
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=4000, initial_alphabet=alphabet, special_tokens=MARKS, show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=4000, initial_alphabet=alphabet, special_tokens=MARKS, show_progress=False)
     raw.train_from_iterator(templates(*pipelines), trainer)
     model = json.loads(raw.to_str())["model"]
     merges = [tuple(pair) for pair in model["merges"]]
@@ -57,7 +55,8 @@ def qwen_tokenizer(*pipelines, cls=None):
 def tiny(width, **more):
     """What the configs of decoder-only models have in common."""
     return {"hidden_size": width, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,
-            "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 512, "bos_token_id": 1, "eos_token_id": 2, **more}  # fmt: skip
+            "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 512, "bos_token_id": 1,
+            "eos_token_id": 2, "initializer_range": 0.3, **more}  # fmt: skip
 
 
 def ids(tokenizer):
@@ -118,7 +117,9 @@ SIGNS = [*LETTERS, *"0123456789,.!?'-:<>|_/()\n", *(letter.upper() for letter in
 
 def gemma_tokenizer():
     words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "\u2581", *SIGNS]
-    made = transformers.GemmaTokenizer(vocab={w: i for i, w in enumerate(words)}, merges=[], model_max_length=64)
+    made = transformers.GemmaTokenizer(
+        vocab={w: i for i, w in enumerate(words)}, merges=[], model_max_length=64, add_bos_token=True
+    )
     made.chat_template = CHAT
     return made
 
@@ -171,17 +172,24 @@ def byt5(width):
     return transformers.ByT5Tokenizer(), transformers.T5EncoderModel(config).eval()
 
 
-def t5gemma(width, module=True):
-    """T5Gemma's encoder: as PRX has it, or with `module=False` as Stable Audio 3 has it."""
+def t5gemma(width):
     tokenizer = gemma_tokenizer()
     part = tiny(width, vocab_size=len(tokenizer), layer_types=["full_attention"] * 2)
     encoder = transformers.models.t5gemma.T5GemmaModuleConfig(**part)
     config = transformers.T5GemmaConfig(encoder=encoder, decoder=encoder, is_encoder_decoder=False)
-    if module:
-        from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
-
-        return tokenizer, T5GemmaEncoder(config.encoder).eval()
     return tokenizer, transformers.T5GemmaEncoderModel(config).eval()
+
+
+def t5gemma2(width):
+    from transformers.models.t5gemma2.configuration_t5gemma2 import T5Gemma2EncoderConfig, T5Gemma2TextConfig
+    from transformers.models.t5gemma2.modeling_t5gemma2 import T5Gemma2Encoder
+
+    tokenizer = gemma_tokenizer()
+    words = T5Gemma2TextConfig(vocab_size=len(tokenizer), dropout_rate=0.0, **tiny(width))
+    vision = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 4,
+              "image_size": 8, "patch_size": 4}  # fmt: skip
+    config = T5Gemma2EncoderConfig(text_config=words.to_dict(), vision_config=vision)
+    return tokenizer, T5Gemma2Encoder(config).eval()
 
 
 def smol(width):
@@ -193,9 +201,7 @@ def smol(width):
 def clap(width):
     """A text encoder of sounds' captions, of AudioLDM and its kin."""
     words = ["<s>", "<pad>", "</s>", "<unk>", *pre_tokenizers.ByteLevel.alphabet(), "<mask>"]
-    tokenizer = transformers.RobertaTokenizer(
-        vocab={w: i for i, w in enumerate(words)}, merges=[], model_max_length=16
-    )
+    tokenizer = transformers.RobertaTokenizer(vocab={w: i for i, w in enumerate(words)}, merges=[], model_max_length=16)
     text = transformers.ClapTextConfig(
         vocab_size=len(words), hidden_size=8, intermediate_size=8, num_attention_heads=2, num_hidden_layers=1,
         projection_dim=width, max_position_embeddings=20, pad_token_id=1,
@@ -203,14 +209,22 @@ def clap(width):
     audio = {"spec_size": 8, "window_size": 4, "num_mel_bins": 8, "depths": [1, 1], "num_attention_heads": [1, 1],
              "patch_size": 2, "patch_stride": 2, "patch_embeds_hidden_size": 4, "hidden_size": 8,
              "projection_dim": width}  # fmt: skip
-    return tokenizer, text, transformers.ClapConfig(text_config=text.to_dict(), audio_config=audio, projection_dim=width)
+    return (
+        tokenizer,
+        text,
+        transformers.ClapConfig(text_config=text.to_dict(), audio_config=audio, projection_dim=width),
+    )
 
 
-def live(module, std=0.1):
-    """The module with parameters that are not all zero (as diffusers initialises some) nor left unset."""
-    for parameter in module.parameters():
-        if parameter.is_floating_point() and parameter.numel():
-            size = parameter.detach().abs().max()
-            if not size.isfinite() or size == 0 or size > 1e4:
-                torch.nn.init.normal_(parameter, std=std)
+def live(module, std=0.1, scale=1):
+    """The module with parameters that are not all zero (as diffusers initialises some) nor left unset; its matrices
+    are multiplied by `scale`."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.is_floating_point() and parameter.numel():
+                size = parameter.abs().max()
+                if name.endswith("pad_token") or not size.isfinite() or size == 0:
+                    torch.nn.init.normal_(parameter, std=std)
+                if parameter.ndim == 2:
+                    parameter.mul_(scale)
     return module
