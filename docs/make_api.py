@@ -16,7 +16,7 @@ import s4spipe
 from s4spipe import classical, models, noise, scheduler
 from s4spipe.learning import families
 from s4spipe.sampling import loop
-from s4spipe.scheduler.apply import Applied
+from s4spipe.scheduler.applied import Applied
 from s4spipe.solvers import timesteps
 
 PAGE = Path(__file__).parent / "reference/api.md"
@@ -37,7 +37,7 @@ SECTIONS: list[tuple[str, str, dict[str, Any]]] = [
     }),
     ("In a pipeline of diffusers", "Needs the extra `diffusers`.", {
         "s4spipe.apply": s4spipe.apply,
-        "s4spipe.scheduler.apply.Applied": Applied,
+        "s4spipe.scheduler.applied.Applied": Applied,
         "s4spipe.scheduler.S4SScheduler": scheduler.S4SScheduler,
     }),
     ("Classical solvers and schedules", "[All solvers](solvers.md) lists their names.", {

@@ -6,7 +6,7 @@ from s4spipe.sampling.loop import sample
 from s4spipe.sampling.tableau import Tableau
 
 if TYPE_CHECKING:
-    from s4spipe.scheduler.apply import apply
+    from s4spipe.scheduler.applied import apply
 
 __version__ = "0.2.0"
 __all__ = ["Tableau", "apply", "sample"]
@@ -14,7 +14,7 @@ __all__ = ["Tableau", "apply", "sample"]
 
 def __getattr__(name: str) -> Any:
     if name == "apply":  # needs diffusers, which takes seconds to import
-        from s4spipe.scheduler.apply import apply
+        from s4spipe.scheduler.applied import apply
 
         return apply
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

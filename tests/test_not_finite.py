@@ -151,7 +151,7 @@ def test_a_step_with_anything_else_is_told(output, timestep, given, says):
 def test_an_output_of_another_shape_is_refused_by_the_scheduler():
     scheduler = S4SScheduler.from_classical("ddim", "time_uniform", 4, diffusers.DDIMScheduler().config)
     x = torch.randn(2, 3, 4, 4)
-    for shape in ((2, 1, 4, 4), (1, 3, 4, 4), (2, 6, 4, 4)):
+    for shape in ((2, 1, 4, 4), (1, 3, 4, 4), (2, 9, 4, 4)):
         with pytest.raises(UserError, match=r"output has shape \[.*\], but the sample has \[2, 3, 4, 4\]"):
             scheduler.step(torch.randn(shape), scheduler.timesteps[0], x)
 

@@ -34,6 +34,7 @@ PLUMBING = {
     "s4spipe/pipeline/layout.py",  # paths, which dvc.yaml has too
     f"{RIVALS}/params.py",  # reads params.yaml
     "stages/__init__.py",  # refuses files that hide a library
+    "s4spipe/__init__.py",  # public names, of which stages use the version
     STAGE,  # starts processes and ends them; what its other functions load is followed, function by function
 }
 # These import a package by a name that the parameters give.

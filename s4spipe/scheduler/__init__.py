@@ -96,7 +96,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             raise UserError(f"solver {table.name} is for {configs.name(table)} noise, where no network predicts "
                             f"{prediction_type!r}")  # fmt: skip
         if table.needs(0):
-            raise UserError(f"solver {table.name} adds fresh noise before the first evaluation, which no pipeline "
+            raise UserError(f"solver {table.name} adds to the noise before the first evaluation, which no pipeline "
                             "does: run it with s4spipe.sample")  # fmt: skip
         scale = float(num_train_timesteps) if flow else 1.0
         self.training = prediction.Training(table.noise, self.prediction, scale, invert_sigmas)

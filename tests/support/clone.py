@@ -19,7 +19,7 @@ def clone(tmp_path):
     """The project's own files, without results."""
     for name in ("dvc.yaml", ".dvc", "s4spipe", "stages", "inputs", "data", "models"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
-    (tmp_path / "params.yaml").write_text(render.params_yaml(Params().model_dump(exclude_none=True)))
+    (tmp_path / "params.yaml").write_text(render.params_yaml(Params().model_dump(exclude_none=True)), encoding="utf-8")
     (tmp_path / ".git").mkdir()
     return tmp_path
 
@@ -30,7 +30,7 @@ def run_all(project, *commands, code=0):
     process = FORK.Process(target=run_stages, args=(str(project), [command.split()[2:] for command in commands]))
     process.start()
     process.join()
-    said = (project / "said.txt").read_text()
+    said = (project / "said.txt").read_text(encoding="utf-8")
     assert process.exitcode == code, said
     return said
 
@@ -39,7 +39,7 @@ def run_stages(project, commands):
     import importlib
 
     os.chdir(project)
-    sys.stderr = sys.stdout = open("said.txt", "w")
+    sys.stderr = sys.stdout = open("said.txt", "w", encoding="utf-8")
     for module, *arguments in commands:
         importlib.import_module(module).main(arguments, standalone_mode=False)
     sys.stderr.flush()

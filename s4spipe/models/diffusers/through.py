@@ -90,7 +90,10 @@ class Through:
             raise _Left(found)
 
         with self._replaced(**{self.encodes: encode_prompt, self.prepares: prepare_latents}):
-            return self._left(prompts)
+            self._left(prompts)
+        if not found:
+            raise UserError(f"{type(self.pipe).__name__} prepares latents before it encodes its prompts")
+        return found
 
     def prepared(self, conditions: list[Any]) -> Tensor:
         """The latents [1, ...] that the pipeline prepares for one sample."""

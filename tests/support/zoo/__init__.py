@@ -98,17 +98,6 @@ AUDIO = {
     "AudioLDM2Pipeline": audio.audio_ldm2,
     "StableAudio3Pipeline": audio.stable_audio_3,
 }
-# These are called with an image as well, which no settings in a file can hold.
-WITH_IMAGES = {
-    "StableDiffusionControlNetPipeline": lively(images.controlnet),
-    "FluxControlPipeline": lively(flows.flux_control),
-}
 ZOO: dict[str, Callable[[], tuple[Any, dict]]] = {
     name: lively(make) for name, make in {**IMAGES, **FLOWS, **VIDEOS, **AUDIO}.items()
-}
-# Pipelines that solvers run in, but that are not turned into denoisers, and what they lack.
-TABLES_ONLY = {
-    "LDMTextToImagePipeline": "no prepare_latents",
-    "OmniGenPipeline": "no encode_prompt",
-    "StableUnCLIPPipeline": "prepares latents of another network before it encodes its prompts",
 }

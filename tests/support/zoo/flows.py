@@ -7,7 +7,7 @@ from support import pipes
 from support.pipes import clip, t5
 
 from . import text
-from .parts import dynamic, euler, kl, picture, qwen_vae, unset, wan_vae
+from .parts import dynamic, euler, kl, qwen_vae, unset, wan_vae
 
 GUIDED = {"guidance_scale": 3.0}
 SMALL = {**GUIDED, "height": 8, "width": 8}
@@ -49,15 +49,6 @@ def flux_network(**more):
     usual = {"patch_size": 1, "in_channels": 16, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16,
              "num_attention_heads": 2, "joint_attention_dim": 12, "axes_dims_rope": ROPE}  # fmt: skip
     return usual | more
-
-
-def flux_control():
-    net = diffusers.FluxTransformer2DModel(
-        **flux_network(in_channels=32, out_channels=16, guidance_embeds=True, pooled_projection_dim=6)
-    )
-    encoders = named((clip(6), t5(12)), "", "_2")
-    pipe = diffusers.FluxControlPipeline(transformer=net, vae=kl(), scheduler=dynamic(), **encoders)
-    return pipe, SHORT | {"control_image": picture(8)}
 
 
 def chroma():

@@ -6,7 +6,7 @@ from support import pipes
 from support.pipes import SCALED, t5
 
 from . import text
-from .parts import LINEAR, ddim, deep, kl, picture, solver, unet, unset
+from .parts import LINEAR, ddim, deep, kl, solver, unet, unset
 from .text import clip
 
 GUIDED = {"guidance_scale": 3.0}
@@ -44,13 +44,6 @@ def gligen():
     safe = unset("safety_checker", "feature_extractor") | {"requires_safety_checker": False}
     call = SMALL | {"gligen_phrases": ["cat"], "gligen_boxes": [[0.1, 0.2, 0.5, 0.6]]}
     return diffusers.StableDiffusionGLIGENPipeline(**made, scheduler=ddim(), **safe), call
-
-
-def controlnet():
-    made = parts()
-    net = diffusers.ControlNetModel.from_unet(made["unet"], conditioning_embedding_out_channels=(8,))
-    pipe = diffusers.StableDiffusionControlNetPipeline(**made, controlnet=net, scheduler=ddim(), **SAFE)
-    return pipe, {**GUIDED, "image": picture(8)}
 
 
 def text_to_image_ldm():

@@ -1,7 +1,6 @@
 """Parts that many pipelines of the zoo have: schedulers, autoencoders, networks."""
 
 import diffusers
-import torch
 
 from support.pipes import SCALED
 
@@ -88,7 +87,3 @@ def vocoder(bins=8):
 
 def unset(*names):
     return dict.fromkeys(names)
-
-
-def picture(size=16):
-    return torch.rand(1, 3, size, size, generator=torch.manual_seed(7))

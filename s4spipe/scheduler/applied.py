@@ -11,12 +11,8 @@ from s4spipe.runtime.errors import UserError, shown
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.scheduler import S4SScheduler
 
-PARTS = (
-    "prior_pipe",
-    "decoder_pipe",
-    "generation_pipe",
-    "upsampling_pipe",
-)  # of pipelines that run other pipelines, each with its own scheduler
+# Of pipelines that run other pipelines, each with its own scheduler.
+PARTS = ("prior_pipe", "decoder_pipe", "generation_pipe", "upsampling_pipe")
 NETWORKS = ("unet", "transformer")
 
 
