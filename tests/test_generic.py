@@ -1,5 +1,6 @@
 """The adapter for all pipelines: against the adapters of their own that some have, and what it refuses."""
 
+import dataclasses
 import json
 
 import diffusers
@@ -12,7 +13,7 @@ from support import pipes
 from s4spipe import models
 from s4spipe.models.base.loading import embed
 from s4spipe.models.diffusers import conditions
-from s4spipe.models.diffusers.generic import Generic
+from s4spipe.models.diffusers.generic import Generic, arguments
 from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.files import read_tensors, write_tensors
 
@@ -177,6 +178,33 @@ def test_what_has_no_rows_is_refused():
     assert conditions.alone(how)  # evaluated prompt by prompt
     (found,) = conditions.together([[torch.ones(2, 3)]], [how])
     assert same(found, (torch.ones(2, 3), 1))
+
+
+def test_what_has_no_rows_but_differs_from_prompt_to_prompt_is_found():
+    shape = ("rows", {"a": "constant", "b": "list"}, "number")
+    how = [conditions.rule(made(shape, "q", 3), made(shape, "qq", 3)), {"is": "constant"}]
+    rows = [[*conditions.tensors(made(shape, prompt, 3), how[0]), torch.ones(2)] for prompt in "xyz"]
+    assert conditions.agree(rows, how)
+    rows[2][-1] = torch.zeros(2)
+    assert not conditions.agree(rows, how)
+    rows[2][-1] = torch.zeros(3)  # of another shape, it is not evaluated together with the others
+    assert conditions.agree(rows, how)
+    assert not conditions.alone(how[0])
+    assert conditions.alone(how[0] | {"alone": True})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"), [("guidance", 3.0, "guidance_scale"), ("size", 8, "height and width")]
+)
+def test_a_pipeline_without_guidance_or_size_refuses_them(key, value, says):
+    class Plain:
+        def __call__(self, prompt):
+            pass
+
+    options = models.ModelSettings.of({"weights": "x", "kind": "diffusers"})
+    assert arguments(Plain, options) == {}
+    with pytest.raises(UserError, match=f"model.{key}: the call of Plain does not take {says}"):
+        arguments(Plain, dataclasses.replace(options, **{key: value}))
 
 
 def test_embeddings_of_different_lengths_are_kept_one_by_one(tmp_path):

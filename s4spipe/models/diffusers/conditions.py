@@ -48,7 +48,38 @@ def rule(one: Any, two: Any) -> Rule:
 def alone(how: Rule) -> bool:
     """Whether what was returned for several prompts cannot be put together."""
     inner = how.get("of", [])
-    return how["is"] == "alone" or any(map(alone, inner.values() if isinstance(inner, dict) else inner))
+    return (
+        how["is"] == "alone"
+        or how.get("alone", False)
+        or any(map(alone, inner.values() if isinstance(inner, dict) else inner))
+    )
+
+
+def agree(rows: list[list[Tensor]], rules: list[Rule]) -> bool:
+    """Whether what has no rows for each prompt, by the rules, is the same for prompts whose tensors have equal shapes.
+
+    Args:
+        rows: the `tensors` of each prompt, for one rule after another.
+    """
+    for row in rows[1:]:
+        if [part.shape for part in row] != [part.shape for part in rows[0]]:
+            continue
+        both = (iter(rows[0]), iter(row))
+        if not all(_agrees(*both, how) for how in rules):
+            return False
+    return True
+
+
+def _agrees(one: Iterator[Tensor], other: Iterator[Tensor], how: Rule) -> bool:
+    if how["is"] in ("value", "one for each"):
+        for _ in range(how.get("count", 0)):
+            next(one), next(other)
+        return True
+    if how["is"] in ("constant", "rows", "alone"):
+        a, b = next(one), next(other)
+        return how["is"] != "constant" or torch.equal(a, b)
+    inner = how["of"].values() if how["is"] == "dict" else how["of"]
+    return all(_agrees(one, other, sub) for sub in inner)
 
 
 def tensors(made: Any, how: Rule) -> list[Tensor]:

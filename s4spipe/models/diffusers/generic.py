@@ -189,9 +189,16 @@ def pipeline_class(folder: Path) -> Any:
 def arguments(cls: Any, settings: ModelSettings) -> dict[str, Any]:
     """What to call the pipeline with: `model.pipeline`, and the guidance and the size that stand beside it."""
     known, given = inspect.signature(inspect.unwrap(cls.__call__)).parameters, dict(settings.pipeline)
-    own = {"guidance_scale": settings.guidance}
-    own |= dict.fromkeys(("height", "width"), settings.size) if settings.size else {}
-    return {key: value for key, value in own.items() if key in known} | given
+    own: dict[str, Any] = {}
+    for keys, what, value, usual in (
+        (("guidance_scale",), "guidance", settings.guidance, 1.0),
+        (("height", "width"), "size", settings.size, None),
+    ):
+        if value != usual and not set(keys) <= set(known):
+            raise UserError(f"model.{what}: the call of {cls.__name__} does not take {' and '.join(keys)}; name its "
+                            "own argument in model.pipeline")  # fmt: skip
+        own |= {key: value for key in keys if key in known and value is not None}
+    return own | given
 
 
 @torch.inference_mode()
@@ -223,6 +230,8 @@ def _encoded(through: Through, prompts: list[str], folder: Path) -> tuple[dict[s
         for part in rows[-1]:
             if not part.isfinite().all():
                 raise UserError(f"{folder}: its text encoder gives numbers that are not finite: check its weights")
+    if rules and not conditions.agree(rows, rules):
+        rules[0]["alone"] = True  # prompts are evaluated one by one
     return conditions.stacked(rows), rules
 
 
