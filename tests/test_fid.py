@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -60,3 +62,19 @@ def test_statistics_are_what_the_frechet_distance_takes(dimension):
     for ours, theirs in zip(fid.statistics(x), frechet.statistics(torch.from_numpy(x)), strict=True):
         torch.testing.assert_close(ours, theirs.view_as(ours))
     assert frechet.distance(fid.statistics(x), fid.statistics(x + 2)) == pytest.approx(4 * dimension)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 8])
+def test_images_are_resized_in_order_on_any_number_of_cores(cores, monkeypatch):
+    class Net(torch.nn.Module):
+        @staticmethod
+        def resize(image):
+            return np.repeat(image, 2, 0).astype(np.float32)
+
+        def forward(self, images):
+            return images.flatten(1)
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(cores)), raising=False)
+    images = torch.arange(5 * 12, dtype=torch.uint8).view(5, 3, 2, 2)
+    found = fid.batch_features(images, Net(), torch.device("cpu"))
+    assert torch.equal(found, images.repeat_interleave(2, 2).flatten(1).float())

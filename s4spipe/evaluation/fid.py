@@ -1,9 +1,11 @@
 """FID, the Fréchet distance of features that a network gives of images, and KID, precision and recall."""
 
+import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -37,14 +39,27 @@ def batch_features(
 
     Raises UserError if some are not finite.
     """
-    resize = cast(Callable[[np.ndarray], np.ndarray], net.resize)
-    resized = [resize(image.numpy().transpose(1, 2, 0)).transpose(2, 0, 1) for image in images]
     with torch.no_grad():
-        found = net(torch.from_numpy(np.stack(resized)).to(device)).cpu().float()
+        found = net(torch.from_numpy(np.stack(_resized(images, net))).to(device)).cpu().float()
     broken = int((~found.isfinite()).any(1).sum())
     if broken:
         raise UserError(f"fid.features: the network's features of {broken} of {len(images)} images are not finite; get "
                         "its file again, or try run.device: cpu")  # fmt: skip
+    return found
+
+
+def _resized(images: torch.Tensor | list[torch.Tensor], net: torch.nn.Module) -> list[np.ndarray]:
+    """The images as the network is given them, resized on all cores: a large GPU would wait for one of them."""
+    resize = cast(Callable[[np.ndarray], np.ndarray], net.resize)
+    workers = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+    def share(worker: int) -> list[np.ndarray]:
+        return [resize(image.numpy().transpose(1, 2, 0)).transpose(2, 0, 1) for image in images[worker::workers]]
+
+    found: list[Any] = [None] * len(images)
+    with ThreadPoolExecutor(workers) as pool:
+        for worker, some in enumerate(pool.map(share, range(workers))):
+            found[worker::workers] = some
     return found
 
 
