@@ -12,6 +12,7 @@ from support.pipes import (
     flux,
     guided,
     latent_unconditional,
+    stable_diffusion_3,
     stable_diffusion_xl,
     unconditional,
     wan,
@@ -249,3 +250,28 @@ def test_under_autocast_the_state_keeps_its_precision():
                 state = scheduler.step(torch.full_like(state, 0.5), t, state).prev_sample
         ends.append(state)
     assert torch.equal(*ends)
+
+
+def test_a_pipeline_saved_with_a_solver_loads_whole_and_makes_the_same(tmp_path):
+    """With variance-preserving noise the scheduler alone does it; otherwise the solver is put in again."""
+    torch.manual_seed(0)
+    pipe = stable_diffusion_xl()
+    s4spipe.apply(pipe, solver(SD, True))
+    pipe.save_pretrained(tmp_path / "xl")
+    again = diffusers.StableDiffusionXLPipeline.from_pretrained(tmp_path / "xl", add_watermarker=False)
+    assert type(again.scheduler) is S4SScheduler
+    call = {"num_inference_steps": 3, "output_type": "np", **WIDE}
+    images = [one("a", **call, generator=torch.manual_seed(1)).images for one in (pipe, again)]
+    assert (images[0] == images[1]).all()
+
+    pipe = stable_diffusion_3()
+    s4spipe.apply(pipe, solver(FLOW, True))
+    pipe.save_pretrained(tmp_path / "sd3")
+    again = diffusers.StableDiffusion3Pipeline.from_pretrained(
+        tmp_path / "sd3", text_encoder_3=None, tokenizer_3=None, image_encoder=None, feature_extractor=None
+    )
+    with pytest.raises(UserError, match=r"put the solver into it with s4spipe.apply"):
+        again("a", **call)
+    s4spipe.apply(again)
+    images = [one("a", **call, generator=torch.manual_seed(1)).images for one in (pipe, again)]
+    assert (images[0] == images[1]).all()
