@@ -269,3 +269,28 @@ def test_times_that_stand_for_one_are_found():
     t = torch.tensor([900.0, 500.5, 3.0])
     assert [times.place(t, given) for given in (900, torch.tensor([500.5, 500.5]), [3.0], 4, [3.0, 900.0], [])] == [
         0, 1, 2, None, None, None]  # fmt: skip
+
+
+VP_CLASSES = ("DDIM", "DDPM", "PNDM", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "LMSDiscrete",
+              "DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep", "DEISMultistep", "KDPM2Discrete",
+              "TCD")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*VP_CLASSES, "FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete"])
+def test_a_config_keeps_every_key_there_and_back(name, tmp_path):
+    """With values that are no defaults; from a folder too, as pipelines are loaded."""
+    cls = getattr(diffusers, f"{name}Scheduler")
+    flow = name.startswith("Flow")
+    given = {"shift": 2.5, "num_train_timesteps": 500} if flow else SCALED | {"prediction_type": "v_prediction"}
+    given |= {"steps_offset": 1, "timestep_spacing": "trailing"} if name in ("DDIM", "PNDM", "EulerDiscrete") else {}
+    given |= {"use_dynamic_shifting": True, "base_shift": 0.7} if name == "FlowMatchEulerDiscrete" else {}
+    cls(**given).save_pretrained(tmp_path)
+    own = cls.from_pretrained(tmp_path)
+    table = registry.make("dpmpp_2m", "logsnr", FLOW if flow else SD, NFE)
+    ours = S4SScheduler.from_tableau(table, own.config)
+    ours.save_pretrained(tmp_path / "ours")
+    for one in (ours, S4SScheduler.from_pretrained(tmp_path / "ours")):
+        again = cls.from_config(one.config)
+        plain = {key: value for key, value in own.config.items() if key[:1] != "_"}
+        assert {key: again.config[key] for key in plain} == plain
+        assert S4SScheduler.from_tableau(table, again.config).tableau.agrees(table)
