@@ -59,7 +59,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         prediction_type: what the network predicts: epsilon, sample, v_prediction or flow_prediction. By default,
             epsilon (discrete VP noise), the velocity (flow matching) or x0 (all other noise).
         num_train_timesteps: for a flow model, the network's time at t = 1.
-        use_flow_sigmas: tells Flux's pipeline to leave the times to the scheduler.
+        use_flow_sigmas: kept for other schedulers that are made of this config: whether the model is a flow model.
         variance_type: kept for pipelines that ask for it. A learned variance, in a second half of the output's
             channels, is always left out.
         invert_sigmas: whether a flow model's time runs from 0, for noise, to `num_train_timesteps`.
@@ -81,7 +81,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         tableau: dict,
         prediction_type: str | None = None,
         num_train_timesteps: int = 1000,
-        use_flow_sigmas: bool = True,
+        use_flow_sigmas: bool = False,
         variance_type: str | None = None,
         invert_sigmas: bool = False,
         size: Sequence[int] | None = None,
@@ -155,10 +155,12 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         if config is not None and not isinstance(config, Mapping):
             raise UserError(f"config must be a scheduler's config, as pipe.scheduler.config, got {shown(config)}")
         if config is None:
-            return cls(tableau=solver.to_dict(), prediction_type=prediction.known(None, solver.noise), size=size)
+            flow, usual = isinstance(solver.noise, Flow), prediction.known(None, solver.noise)
+            return cls(tableau=solver.to_dict(), prediction_type=usual, use_flow_sigmas=flow, size=size)
         model = configs.training(solver, config)
         size = config.get("size") if size is None else size
         own = {key: config[key] for key in ("num_train_timesteps", "variance_type", "invert_sigmas") if key in config}
+        own["use_flow_sigmas"] = config.get("use_flow_sigmas", model.flow)
         scheduler = cls(tableau=solver.to_dict(), prediction_type=model.prediction, size=size, **own)
         scheduler.register_to_config(**configs.kept(config, scheduler.config))
         return scheduler

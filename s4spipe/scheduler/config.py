@@ -45,4 +45,4 @@ def kept(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """
     keys = {key: value for key, value in theirs.items() if key not in own and key[:1] != "_"}
     defaults = [key for key in theirs.get("_use_default_values", ()) if key in keys]
-    return keys | {"_use_default_values": defaults + own["_use_default_values"]}
+    return keys | {"_use_default_values": [*defaults, *own.get("_use_default_values", ())]}
