@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
+from s4spipe.models.diffusers.through import NETWORKS
 from s4spipe.runtime.errors import UserError, shown
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.scheduler import S4SScheduler
 
 # Of pipelines that run other pipelines, each with its own scheduler.
 PARTS = ("prior_pipe", "decoder_pipe", "generation_pipe", "upsampling_pipe")
-NETWORKS = ("unet", "transformer")
 
 
 class Applied:

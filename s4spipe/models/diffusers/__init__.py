@@ -1,7 +1,5 @@
 """diffusers pipelines, from a folder that `save_pretrained` wrote or that was downloaded."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -9,9 +7,8 @@ import torch
 from s4spipe.models.base.denoiser import Denoiser
 from s4spipe.models.base.prediction import noise_schedule as noise_schedule_of
 from s4spipe.models.base.settings import ModelSettings
-from s4spipe.models.diffusers.folder import index, scheduler_config
+from s4spipe.models.diffusers.folder import index, scheduler_config, told
 from s4spipe.models.noise import NoiseSchedule
-from s4spipe.runtime.errors import UserError
 
 
 def noise_schedule(settings: ModelSettings) -> NoiseSchedule:
@@ -30,7 +27,7 @@ def load(settings: ModelSettings) -> Denoiser:
 
     folder = Path(settings.weights)
     name = str(index(folder).get("_class_name"))[:80]
-    with _whole(settings.weights, name):
+    with told(f"{settings.weights}: not a complete {name}"):
         if _has_adapter(settings):
             return ADAPTERS[name](folder, settings)
         from s4spipe.models.diffusers.generic import Generic
@@ -40,7 +37,7 @@ def load(settings: ModelSettings) -> Denoiser:
 
 def embed(settings: ModelSettings, prompts: list[str], device: torch.device) -> tuple[dict[str, torch.Tensor], dict]:
     """What the stage `prompts` keeps of them: tensors, and how they belong together."""
-    with _whole(settings.weights, "text-to-image pipeline"):
+    with told(f"{settings.weights}: not a complete text-to-image pipeline"):
         if _has_adapter(settings):
             from s4spipe.models.diffusers import prompts as text
 
@@ -58,15 +55,3 @@ def _has_adapter(settings: ModelSettings) -> bool:
 
     name = index(Path(settings.weights)).get("_class_name")
     return not settings.pipeline and isinstance(name, str) and name in ADAPTERS
-
-
-@contextmanager
-def _whole(folder: str, what: str) -> Iterator[None]:
-    """Raises UserError for what a broken folder raises: errors of many kinds, in diffusers, safetensors and json."""
-    try:
-        yield
-    except (UserError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{folder}: not a complete {what} ({reason[0][:200]})") from None

@@ -2,10 +2,12 @@
 
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import pipelines
 
 from s4spipe.runtime.errors import UserError, shown
@@ -26,6 +28,22 @@ def index(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: must be a JSON object, which names a pipeline of diffusers and its parts")
     return content
+
+
+@contextmanager
+def told(sentence: str) -> Iterator[None]:
+    """Raises UserError for whatever the block raises, with errors of many kinds, in diffusers, safetensors and json.
+
+    Args:
+        sentence: what the error says; the reason stands behind it.
+    """
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{sentence} ({reason[0][:200]})") from None
 
 
 def check_parts(folder: Path, names: Iterable[str]) -> None:

@@ -2,8 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from s4spipe.models.base.denoiser import Denoiser
 from s4spipe.models.base.settings import ModelSettings
 from s4spipe.models.diffusers import conditions
 from s4spipe.models.diffusers.conditions import Encoded
-from s4spipe.models.diffusers.folder import check_parts, index, load_part, scheduler_config
+from s4spipe.models.diffusers.folder import check_parts, index, load_part, scheduler_config, told
 from s4spipe.models.diffusers.through import NETWORKS, Through
 from s4spipe.runtime.errors import UserError, shown
 
@@ -71,7 +70,7 @@ class Generic(Denoiser):
         self._calibrate(packed, one)
 
     def guide(self, guidance: float) -> None:
-        self.guidance_scale = guidance  # given to the pipeline by `arguments`
+        """Nothing is to be done: the pipeline is given its guidance scale by `arguments`."""
 
     @property
     def network_calls(self) -> int:
@@ -128,7 +127,7 @@ class Generic(Denoiser):
         return dry_call.output(self.grid.image(out), x)
 
     def _conditions(self, chosen: list[int], x: Tensor) -> list[Any]:
-        like = torch.empty(0, device=x.device, dtype=self._dtype if self.net is not None else torch.float32)
+        like = torch.empty(0, device=x.device, dtype=self._dtype)
         return conditions.together([self.encoded.tensors(i, like) for i in chosen], self.encoded.rules)
 
     def _calibrate(self, x: Tensor, one: list[Any]) -> None:
@@ -151,17 +150,11 @@ class Generic(Denoiser):
         return lie if packed.shape == x.shape and torch.equal(packed, lie.tokens(image)) else tokens.Grid()
 
 
-@contextmanager
-def _entering(cls: Any) -> Iterator[None]:
+def _entering(cls: Any) -> AbstractContextManager[None]:
     """Raises UserError for what a pipeline raises that is called for one step, or for none."""
-    try:
-        yield
-    except (UserError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{cls.__name__} cannot be called for a single step or for none, which the adapter for all "
-                        f"pipelines does ({reason[0][:160]})") from None  # fmt: skip
+    return told(
+        f"{cls.__name__} cannot be called for a single step or for none, which the adapter for all pipelines does"
+    )
 
 
 def spectrogram(sound: Tensor) -> Tensor:

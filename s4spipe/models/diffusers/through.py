@@ -98,7 +98,6 @@ class Through:
     def prepared(self, conditions: list[Any]) -> Tensor:
         """The latents [1, ...] that the pipeline prepares for one sample."""
         own = getattr(self.pipe, self.prepares)
-
         signature = inspect.signature(own)
 
         def prepare_latents(*args: Any, **kwargs: Any) -> Any:
