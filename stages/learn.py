@@ -41,6 +41,8 @@ def main(params: Params, folder: str, name: str, nfe: int) -> None:
 
     candidates = load_all(places.starts(cell))
     starts.check_noise(candidates, denoiser.noise_schedule)
+    if not settings.late:
+        candidates = starts.early(candidates, name)
     start = starts.choose(candidates, loss)
     ends = training.x_0 if denoiser.frequencies else training.x_0.flatten(1)  # such have no bands
     basis = frequency.bands(ends, settings.bands, settings.channels)
@@ -82,7 +84,7 @@ def student_of(settings: Learner, start: Tableau, basis: Basis) -> Family:
     times = None
     if settings.family != "free" and settings.learns != "coefficients":
         times = Times(start.noise, start.t, settings.decoupling)
-    options = {key: getattr(settings, key) for key in ("order", "consistent", "shared")}
+    options = {key: getattr(settings, key) for key in ("order", "consistent", "shared", "late")}
     student = Banded.of(settings.family, start, times, basis, **options)
     if settings.gaussian and isinstance(student, LMS):
         student.randomise(settings.seed)

@@ -32,7 +32,7 @@ def main(params: Params, name: str, nfe: int) -> None:
     model, block = dataclasses.asdict(stage.model_settings(params)), settings.model_dump()
     scratch = Scratch(fingerprint("refine", nfe, block, seeing.model_dump(), model, files=files))
     start = Tableau.load(fitted)
-    student = Free(start)
+    student = Free(start, late=start.meta.get("params", {}).get("late", True))
 
     def feature_fn(x: Tensor) -> Tensor:
         return net.embed(denoiser.decode(x))

@@ -82,6 +82,63 @@ def test_in_bfloat16_and_under_autocast_the_noise_is_scaled_too(pipe):
     assert not torch.allclose(own, expected)
 
 
+def test_a_compiled_network(pipe):
+    expected = latents(pipe)
+    pipe.unet = torch.compile(pipe.unet, backend="aot_eager")
+    torch.testing.assert_close(latents(pipe), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_with_a_controlnet_it_is_diffusers_own(pipe):
+    torch.manual_seed(3)
+    net = diffusers.ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(4,))
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)  # some are zero in a fresh one
+    controlled = diffusers.StableDiffusionControlNetPipeline(**pipe.components, controlnet=net)
+    controlled.set_progress_bar_config(disable=True)
+    image = torch.rand(1, 3, 8, 8, generator=torch.manual_seed(4))
+    check_against_ddim(controlled, pipe.call | {"image": image}, other={"controlnet_conditioning_scale": 0.0})
+
+
+def test_with_an_ip_adapter_it_is_diffusers_own(pipe):
+    image = torch.randn(1, 2, 1, 6, generator=torch.manual_seed(4))  # embeddings [negative and positive, 1, width]
+    image = image.transpose(0, 1).repeat_interleave(2, 0)[[0, 2]]
+    pipe.unet._load_ip_adapter_weights([ip_adapter(pipe.unet, width=6)])
+    other = {"ip_adapter_image_embeds": [torch.zeros_like(image)]}
+    check_against_ddim(pipe, pipe.call | {"ip_adapter_image_embeds": [image]}, other)
+
+
+def ip_adapter(unet, width):
+    """Random weights of an IP-adapter for a U-Net, for embeddings of images of some width."""
+    rng = torch.manual_seed(5)
+    inner, tokens, keys = unet.config.cross_attention_dim, 4, {}
+    crossing = [name for name in unet.attn_processors if "attn2" in name]
+    for i, name in enumerate(crossing):
+        out = unet.get_submodule(name.removesuffix(".processor")).to_k.out_features
+        keys |= {f"{2 * i + 1}.to_{what}_ip.weight": torch.randn(out, inner, generator=rng) for what in "kv"}
+    proj = {"proj.weight": torch.randn(tokens * inner, width, generator=rng), "proj.bias": torch.zeros(tokens * inner),
+            "norm.weight": torch.ones(inner), "norm.bias": torch.zeros(inner)}  # fmt: skip
+    return {"image_proj": proj, "ip_adapter": keys}
+
+
+def check_against_ddim(pipe, call, other):
+    """A table of DDIM's steps in the pipeline equals DDIM, but not what another option of the call makes; and a solver
+    that scales its noise shows the network the scaled noise."""
+    theirs = diffusers.DDIMScheduler(**SCALED, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    pipe.scheduler, pipe.call = theirs, call
+    expected = latents(pipe)
+    t = torch.cat([theirs.timesteps.double(), torch.zeros(1, dtype=torch.float64)])
+    table = registry.build("ddim", SD, t)
+    pipe.scheduler = S4SScheduler.from_tableau(table, theirs.config)
+    torch.testing.assert_close(latents(pipe), expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(latents(pipe, **other), expected, rtol=1e-2)
+    shown = []
+    pipe.unet.register_forward_pre_hook(lambda _net, args: shown.append(args[0][:1, :4].clone()))
+    latents(pipe)
+    s4spipe.apply(pipe, replace(table, c_0=torch.tensor(0.9).double()))
+    assert not torch.allclose(latents(pipe), expected, rtol=1e-2)
+    torch.testing.assert_close(shown[4], 0.9 * shown[0])
+
+
 def test_inpainting_with_nine_channels_is_diffusers_own():
     """Its network is shown the mask and the masked image, and its latents are left alone."""
     torch.manual_seed(0)
@@ -96,17 +153,6 @@ def test_inpainting_with_nine_channels_is_diffusers_own():
     pipe.set_progress_bar_config(disable=True)
     image, mask = torch.rand(1, 3, 8, 8, generator=torch.manual_seed(3)), torch.zeros(1, 1, 8, 8)
     mask[..., 4:] = 1
-    pipe.call = {"prompt": "a", "image": image, "mask_image": mask, "height": 8, "width": 8, "num_inference_steps": 4,
+    call = {"prompt": "a", "image": image, "mask_image": mask, "height": 8, "width": 8, "num_inference_steps": 4,
                  "output_type": "latent"}  # fmt: skip
-    expected = latents(pipe)
-    t = torch.cat([theirs.timesteps.double(), torch.zeros(1, dtype=torch.float64)])
-    table = registry.build("ddim", SD, t)
-    pipe.scheduler = S4SScheduler.from_tableau(table, theirs.config)
-    torch.testing.assert_close(latents(pipe), expected, rtol=1e-4, atol=1e-4)
-    shown = []
-    pipe.unet.register_forward_pre_hook(lambda _net, args: shown.append(args[0][:1, :4].clone()))
-    latents(pipe)
-    s4spipe.apply(pipe, replace(table, c_0=torch.tensor(0.9).double()))
-    scaled = latents(pipe)
-    torch.testing.assert_close(shown[4], 0.9 * shown[0])
-    assert not torch.allclose(scaled, expected, rtol=1e-2)
+    check_against_ddim(pipe, call, other={"mask_image": 1 - mask})

@@ -55,17 +55,40 @@ def test_weights_in_half_precision_alone_are_found(folder):
     assert torch.equal(loaded()(x, t), before)
 
 
+def all_as(variant, folder):
+    for path in folder.glob("*/*.safetensors"):
+        shutil.copy(path, path.with_name(f"{path.name.split('.')[0]}.{variant}.safetensors"))
+
+
+@pytest.mark.parametrize("more", [{}, {"pipeline": {"num_images_per_prompt": 1}}], ids=["own adapter", "for all"])
+def test_a_pipeline_of_variants_alone_is_loaded_if_it_is_one(more, text):
+    def x0():
+        denoiser = text.loaded(**more)
+        return denoiser(torch.ones(1, *denoiser.sample_shape), torch.tensor(300.0), torch.tensor([0]))
+
+    before, plain = x0(), list(text.folder.glob("*/*.safetensors"))
+    all_as("bf16", text.folder)
+    for path in plain:
+        path.unlink()
+    assert torch.equal(x0(), before)
+    all_as("fp16", text.folder)
+    said = said_of(x0)
+    assert "has weights only as the variants bf16, fp16: keep the files of one of them" in said
+
+
 @pytest.fixture
 def text(place):
     """A text-to-image pipeline, and what the stage `prompts` and loading make of it."""
     pipes.saved(pipes.stable_diffusion(), place / "text")
 
-    def embedded():
-        settings = {"kind": "diffusers", "weights": "text", "condition": "prompts"}
-        return models.base.loading.embed(settings, ["a cat"], torch.device("cpu"))[0]
+    def embedded(**more):
+        settings = {"kind": "diffusers", "weights": "text", "condition": "prompts"} | more
+        tensors, about = models.base.loading.embed(settings, ["a cat"], torch.device("cpu"))
+        write_tensors("prompts.safetensors", tensors, about | {"prompts": ["a cat"], "model": {}})
+        return tensors
 
     def loaded(**more):
-        write_tensors("prompts.safetensors", embedded(), {"guided": True, "prompts": ["a"], "model": {}})
+        embedded(**{key: value for key, value in more.items() if key == "pipeline"})
         settings = {"kind": "diffusers", "weights": "text", "condition": "prompts", "embeddings": "prompts.safetensors"}
         return models.load(settings | more)
 

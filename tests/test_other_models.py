@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -187,6 +188,28 @@ def test_every_stage_runs_on_other_models(name, clone):
     assert all(float(row[column]) >= 0 for row in rows for column in ("precision", "recall"))
     assert all(np.isfinite(float(row["kid"])) for row in rows)
     assert all(bool(row["clip_score"]) is prompted for row in rows)
+
+
+@pytest.mark.parametrize("more", [{}, {"pipeline": {"num_images_per_prompt": 1}}], ids=["own adapter", "for all"])
+def test_only_the_stage_of_prompts_needs_text_encoders(more, clone):
+    """However many solvers and NFEs there are: the encoders are removed after it."""
+    folder = clone / "models/mine"
+    pipes.saved(pipes.stable_diffusion_xl(), folder)
+    standins.inception(clone / "models/inception.pt", 16)
+    (clone / "inputs/prompts/mine.txt").write_text("a cat\nthe sea\na dog on a hill\n")
+    model = {"name": "mine", "kind": "diffusers", "weights": "models/mine", "condition": "prompts", "guidance": 2.0}
+    edit(clone, **TOY | {"nfe": [2, 3], "refined": []}, model=model | more, prompts="inputs/prompts/mine.txt",
+         fid={"network": "inception", "features": "models/inception.pt", "real": layout.NONE},
+         starts={name: {"schedules": ["logsnr"]} for name in ("s4s", "s4s_alt")}, reference={"schedule": "logsnr"},
+         classical_schedules={"ddim": "logsnr"})  # fmt: skip
+    stages = [stage.cmd for stage in in_order(clone)]
+    first = next(i for i, command in enumerate(stages) if "stages.prompts" in command)
+    run_all(clone, *stages[: first + 1])
+    for part in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
+        shutil.rmtree(folder / part)
+    run_all(clone, *stages[first + 1 :])
+    metrics = sorted(path.parent.name for path in (clone / "runs/mine/evaluations").glob("*/metrics.json"))
+    assert metrics == sorted(["teacher-4", *(f"{name}-{nfe}" for name in ("ddim", "s4s", "s4s_alt") for nfe in (2, 3))])
 
 
 def test_there_is_a_stand_in_for_every_preset():

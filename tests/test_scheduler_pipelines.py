@@ -3,14 +3,16 @@
 from dataclasses import replace
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.pipes import SCALED, flow, guided
+from support.pipes import SCALED, autoencoder, flow, guided, stable_diffusion
 from support.problems import NOISES
 from support.tables import banded
 
+import s4spipe
 from s4spipe.models.base import times
 from s4spipe.noise import Flow, VPDiscrete, alphas_cumprod
 from s4spipe.runtime.errors import UserError
@@ -113,6 +115,24 @@ def test_what_cannot_start_in_the_middle_is_told():
     noisy = replace(table, V=torch.ones(NFE + 1, 1, dtype=torch.float64).tril(-1))
     with pytest.raises(UserError, match="cannot start in the middle"):
         S4SScheduler.from_tableau(noisy).set_begin_index(2)
+
+
+def test_pipelines_for_other_schedulers_only_are_told_so():
+    table = registry.make("dpmpp_2m", "logsnr", SD, NFE)
+    parts = stable_diffusion().components
+    del parts["image_encoder"]
+    pipe = diffusers.LEditsPPPipelineStableDiffusion(**parts)
+    with pytest.raises(UserError, match=r"LEditsPPPipelineStableDiffusion inverts images .* not the solver dpmpp_2m"):
+        s4spipe.apply(pipe, table)
+    pipe.scheduler = S4SScheduler.from_tableau(table, pipe.scheduler.config)
+    with pytest.raises(UserError, match="LEditsPPPipelineStableDiffusion inverts images by formulas of DDIMScheduler"):
+        pipe.invert(np.zeros((1, 32, 32, 3), np.float32), num_inversion_steps=NFE, skip=0.0)
+    indexing = diffusers.KandinskyImg2ImgPipeline(text_encoder=None, tokenizer=None, unet=None, movq=autoencoder(),
+                                                  scheduler=diffusers.DDIMScheduler(**SCALED))  # fmt: skip
+    with pytest.raises(UserError, match="KandinskyImg2ImgPipeline takes its scheduler's times for indices"):
+        s4spipe.apply(indexing, table)
+    whole = registry.build("ddim", SD, torch.tensor([801.0, 601, 401, 201, 0], dtype=torch.float64))
+    assert s4spipe.apply(indexing, whole).scheduler is indexing.scheduler
 
 
 def test_noised_images_are_those_of_diffusers():

@@ -146,9 +146,12 @@ def fitted(cell: Cell, settings: dict[str, Any]) -> tuple[Tableau, Cost]:
 
 
 def free(cell: Cell, settings: dict[str, Any]) -> tuple[Tableau, Cost]:
-    """The solver `free`, or `free_bands`, by the pipeline's way; `refine` is how many steps of refinement it has."""
+    """The solver `free`, or `free_bands`, by the pipeline's way; `refine` is how many steps of refinement it has, and
+    `late` whether it learns c_0."""
+    late = settings.get("late", True)
     tables = [cell.classical(FREE_START, schedule) for schedule in SCHEDULES]
-    student, spent = newton(cell, [Free(starts.late(table, skip)) for table in tables for skip in SKIP], settings)
+    tables = [starts.late(table, skip) for table in tables for skip in SKIP] if late else tables
+    student, spent = newton(cell, [Free(table, late) for table in tables], settings)
     if "refine" in settings:
         history = refinement.refine(cell.task(student), cell.problem.seen, settings["refine"])
         spent += history[-1]["evaluations"]

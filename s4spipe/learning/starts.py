@@ -26,6 +26,15 @@ def late(start: Tableau, skip: float) -> Tableau:
                    table.c_0 * kept)  # fmt: skip
 
 
+def early(candidates: Sequence[Tableau], name: str) -> list[Tableau]:
+    """The candidates with c_0 = 1. Raises UserError if the learned solver of that name has none."""
+    found = [table for table in candidates if (table.c_0 == 1).all()]
+    if not found:
+        raise UserError(f"params.yaml: learners.{name}.late is false, but all its starts are late: put 0.0 into "
+                        f"starts.{name}.skip, or make it []")  # fmt: skip
+    return found
+
+
 def choose(candidates: Sequence[Tableau], loss: Callable[[Tableau], float]) -> Tableau:
     """The candidate with the smallest loss; a single candidate is not evaluated. Starting from a single schedule, a fit
     may end in a poor minimum."""

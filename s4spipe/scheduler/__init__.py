@@ -7,6 +7,7 @@ pipe(..., num_inference_steps=8)
 
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,9 +202,11 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             options: what other schedulers take; none is taken here.
 
         Raises:
-            UserError: for another number of steps than the solver's NFE, and for times that do not go with the sigmas.
+            UserError: for another number of steps than the solver's NFE, for times that do not go with the sigmas, and
+                in a pipeline that runs other schedulers only (see `options.check_pipeline`): it is who calls this.
         """
         nfe, asked = self.tableau.nfe, None
+        given.check_pipeline(sys._getframe(1).f_locals.get("self"), self.timesteps, self.tableau.name)
         if "original_inference_steps" in options:
             raise UserError("pipelines of latent consistency models decode the network's last x0 prediction and not "
                             "the solver's sample: use StableDiffusionPipeline(**pipe.components)")  # fmt: skip

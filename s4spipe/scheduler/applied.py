@@ -10,7 +10,7 @@ from torch import Tensor
 from s4spipe.models.diffusers.through import NETWORKS
 from s4spipe.runtime.errors import UserError, shown
 from s4spipe.sampling.tableau import Tableau
-from s4spipe.scheduler import S4SScheduler
+from s4spipe.scheduler import S4SScheduler, options
 
 # Of pipelines that run other pipelines, each with its own scheduler.
 PARTS = ("prior_pipe", "decoder_pipe", "generation_pipe", "upsampling_pipe")
@@ -112,8 +112,8 @@ def apply(
         The solver in the pipeline, which can be undone.
 
     Raises:
-        UserError: if `pipe` is no pipeline with a scheduler, or one that runs other pipelines; and as
-            `S4SScheduler.from_tableau` does.
+        UserError: if `pipe` is no pipeline with a scheduler, or one that runs other pipelines or other schedulers only;
+            and as `S4SScheduler.from_tableau` does.
     """
     if not hasattr(pipe, "scheduler") or not hasattr(pipe, "register_modules"):
         raise UserError(f"s4spipe.apply needs a pipeline of diffusers that has a scheduler, got {shown(type(pipe))}")
@@ -129,6 +129,7 @@ def apply(
                             "s4spipe.apply(pipe, 'solver.json')")  # fmt: skip
         solver = pipe.scheduler.tableau
     scheduler = S4SScheduler.from_tableau(solver, own.config, repo=repo, rev=rev, size=size)
+    options.check_pipeline(pipe, scheduler.timesteps, scheduler.tableau.name)
     if before is not None:
         before.undo()
     return Applied(pipe, scheduler)

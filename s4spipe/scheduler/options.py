@@ -1,13 +1,30 @@
-"""What pipelines give the steps of other schedulers."""
+"""What pipelines give the steps of other schedulers, and which pipelines want one of those and no other."""
 
 import math
 from typing import Any
+
+from torch import Tensor
 
 from s4spipe.runtime.errors import UserError, shown
 
 # Options that pipelines give, with the only value that means nothing here; None: whatever it is.
 OPTIONS: dict[str, Any] = {"eta": 0, "use_clipped_model_output": False, "s_churn": 0}
 OPTIONS |= dict.fromkeys(("prev_timestep", "s_noise", "s_tmin", "s_tmax"))
+
+# Pipelines whose own code works with the classes of some schedulers.
+INVERTING = ("LEditsPPPipelineStableDiffusion", "LEditsPPPipelineStableDiffusionXL")
+INDEXING = ("KandinskyImg2ImgPipeline",)
+
+
+def check_pipeline(pipe: object, times: Tensor, solver: str) -> None:
+    """Raises UserError for a pipeline that would end in an error of its own with a solver of these times."""
+    name = type(pipe).__name__
+    if name in INVERTING:
+        raise UserError(f"{name} inverts images by formulas of DDIMScheduler and DPMSolverMultistepScheduler: it runs "
+                        f"no other scheduler, and so not the solver {solver}")  # fmt: skip
+    if name in INDEXING and times.is_floating_point():
+        raise UserError(f"{name} takes its scheduler's times for indices, and those of solver {solver} are no whole "
+                        f"numbers ({shown(times.tolist())}): use the pipeline's own scheduler")  # fmt: skip
 
 
 def number(timestep: Any) -> float:

@@ -53,7 +53,7 @@ class Banded(Family):
         if not basis.shape:
             return student
         if student.by_band:
-            return type(student).from_start(student().over(basis), None)
+            return type(student).from_start(student().over(basis), None, late=student.late)
         return cls([student, *(copy.deepcopy(student) for _ in range(1, *basis.shape))], basis)
 
     @property

@@ -74,6 +74,7 @@ class Family(nn.Module):
     times: Times | None
     common: ClassVar[tuple[str, ...]] = ()  # parameters besides `times` that are the same for all bands of frequencies
     by_band: ClassVar[bool] = False  # whether `from_start` takes a tableau with weights in a basis
+    late: bool = True  # of one that learns c_0 too: whether it does
 
     def __init__(self, init: str, noise: NoiseSchedule, t: Tensor, nfe: int):
         super().__init__()
@@ -149,7 +150,7 @@ def check_options(name: str, options: dict[str, Any]) -> None:
     if name not in FAMILIES:
         raise unknown("family", name, FAMILIES)
     for key, value in options.items():
-        if key != "order" and value and key not in FAMILIES[name].options:
+        if key not in ("order", "late") and value and key not in FAMILIES[name].options:
             able = [other for other, entry in FAMILIES.items() if key in entry.options]
             raise UserError(f"{key}: not for the family {name}, only for {', '.join(sorted(able))}")
 
@@ -168,7 +169,7 @@ def make(name: str, start: Tableau, times: Times | None = None, **options: Any) 
         name: the family's name.
         start: a tableau whose `name` is that of the classical solver.
         times: learned times; None for fixed times.
-        options: order (ignored by families without one), consistent, shared.
+        options: order and late (ignored by families without them), consistent, shared.
 
     Raises:
         UserError: for an unknown family, an option that it does not have, or a start that it cannot have.

@@ -121,7 +121,7 @@ class BNS(Family):
         return Tableau(t, t_c, table[:, 0], table[:, 1:], self.noise, name, meta or {}, self.c_0)
 
 
-@register("free")
+@register("free", "late")
 class Free(Family):
     """Every number of the tableau: c_0, t_c, c and W, all at once.
 
@@ -133,6 +133,7 @@ class Free(Family):
 
     Args:
         start: any tableau; the initial parameters reproduce it.
+        late: whether c_0 is learned. Otherwise it stays that of the start, such as 1.
     """
 
     by_band = True
@@ -140,7 +141,7 @@ class Free(Family):
     low: Tensor
     high: Tensor
 
-    def __init__(self, start: Tableau):
+    def __init__(self, start: Tableau, late: bool = True):
         nn.Module.__init__(self)
         check_start(start)
         noise, n = start.noise, start.nfe
@@ -152,12 +153,12 @@ class Free(Family):
         self.x = nn.Parameter(torch.zeros(n, dtype=torch.float64))
         self.of_table = _of_table(self, start)
         one = torch.ones(1, 1, *start.basis.shape, dtype=torch.float64)
-        self.of_ln_c_0 = Correction(0 * one, one, one)
+        self.late, self.of_ln_c_0 = late, Correction(0 * one, one, late * one)
         self.times = None
 
     @classmethod
-    def from_start(cls, start: Tableau, times: Times | None, **options: Any) -> Family:
-        return cls(start)
+    def from_start(cls, start: Tableau, times: Times | None, late: bool = True, **options: Any) -> Family:
+        return cls(start, late)
 
     @property
     def parameter_count(self) -> int:

@@ -14,7 +14,8 @@ from s4spipe.runtime.errors import UserError, shown
 from s4spipe.runtime.files import missing, read_json
 
 LIBRARIES = ("diffusers", "transformers")
-WEIGHTS = (".safetensors", ".bin")
+# Files of weights, whole or a part of them, plain or as a variant: model.fp16-00001-of-00002.safetensors
+WEIGHTS = re.compile(r"[\w-]+?(\.(?P<variant>[\w-]+?))?(-\d+-of-\d+)?\.(safetensors|bin)")
 
 
 def index(folder: Path) -> dict[str, Any]:
@@ -81,14 +82,27 @@ def load_part(cls: Any, folder: Path, name: str) -> Any:
     path = folder / name if (folder / name).is_dir() else folder  # old uploads of pixel models are flat
     whole = cls.__module__.startswith("diffusers") and not getattr(cls, "_keep_in_fp32_modules", None)
     options: dict[str, Any] = {"low_cpu_mem_usage": False} if whole else {}
-    if any(path.glob("*.fp16.*")) and not any(file for kind in WEIGHTS for file in path.glob(f"*{kind}")
-                                              if ".fp16." not in file.name):  # fmt: skip
-        options["variant"] = "fp16"
+    if variant := only_variant(path):
+        options["variant"] = variant
     network, loaded = cls.from_pretrained(path, local_files_only=True, output_loading_info=True, **options)
     if lacking := sorted(loaded["missing_keys"]):
         raise UserError(f"{path}: its files lack {len(lacking)} of the weights of {cls.__name__}, such as "
                         f"{shown(lacking[0])}: they are those of another network, or not all there")  # fmt: skip
     return network
+
+
+def only_variant(folder: Path) -> str | None:
+    """The variant, such as fp16, of a network's files if it has no plain ones.
+
+    Raises UserError if it has no plain ones and several variants.
+    """
+    found = {known["variant"] for file in folder.iterdir() if (known := WEIGHTS.fullmatch(file.name))}
+    if None in found or not found:
+        return None
+    if len(found) > 1:
+        raise UserError(f"{folder}: has weights only as the variants {', '.join(sorted(found))}: keep the files of one "
+                        "of them")  # fmt: skip
+    return found.pop()
 
 
 def scheduler_config(folder: Path) -> dict[str, Any]:

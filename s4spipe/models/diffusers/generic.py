@@ -8,6 +8,7 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,6 +21,7 @@ from s4spipe.models.diffusers.folder import check_parts, index, load_part, sched
 from s4spipe.models.diffusers.through import NETWORKS, Through
 from s4spipe.runtime.errors import UserError, shown
 
+NETWORK_CLASSES = (diffusers.ModelMixin, transformers.PreTrainedModel)
 FOR_TEXT = ("text_encoder", "tokenizer", "safety_checker", "feature_extractor", "image_encoder", "processor")
 FOR_IMAGES = ("safety_checker", "feature_extractor", "image_encoder")
 
@@ -241,19 +243,32 @@ def _load(cls: Any, folder: Path, absent: list[str], nets: bool = True) -> Any:
                or (key not in there and known.default is known.empty)]  # fmt: skip
     given: dict[str, Any] = dict.fromkeys(key for key in (*without, *unsaved) if key in _parts(cls))
     for key in set(there) - set(without):
-        part = there[key]
-        if not key.startswith("_") and isinstance(part, list) and part[0] == "diffusers":
-            kind = getattr(diffusers, part[1], None)
-            if isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin):
-                given[key] = load_part(kind, folder, key)
+        if (kind := _network(there, key)) is not None:
+            given[key] = load_part(kind, folder, key)
     pipe = cls.from_pretrained(folder, **given, local_files_only=True)
+    if not nets:  # made anew, as a pipeline asks its networks' configs for sizes when it is made
+        options = {key: pipe.config[key] for key in _parts(cls) if key in pipe.config}
+        pipe = cls(**options | pipe.components | _outlines(folder, there))
     pipe.set_progress_bar_config(disable=True)
-    for key in NETWORKS if not nets else ():
-        kind = getattr(diffusers, str(there[key][1]), None) if isinstance(there.get(key), list) else None
-        if isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin):
-            with torch.device("meta"):
-                pipe.__dict__[key] = _Outline(_of_config(kind, folder / key))
     return pipe
+
+
+def _outlines(folder: Path, there: dict[str, Any]) -> dict[str, Any]:
+    """The pipeline's networks by their configs alone."""
+    found = {}
+    for key in NETWORKS:
+        if (kind := _network(there, key)) is not None:
+            with torch.device("meta"):
+                found[key] = _Outline(_of_config(kind, folder / key))
+    return found
+
+
+def _network(there: dict[str, Any], key: str) -> Any:
+    """The class of this part of a pipeline, if it is a network of diffusers or transformers."""
+    library, name = there[key] if isinstance(there.get(key), list) else (None, None)
+    home = {"diffusers": diffusers, "transformers": transformers}.get(library)
+    kind = getattr(home, str(name), None)
+    return kind if isinstance(kind, type) and issubclass(kind, NETWORK_CLASSES) else None
 
 
 def _of_config(kind: Any, folder: Path) -> Any:
