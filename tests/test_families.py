@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 from support.problems import NOISES, Gaussian, noises, wavy
 
 from s4spipe.learning import families
-from s4spipe.learning.families import FAMILIES, GS, LMS, SS, Times
+from s4spipe.learning.families import FAMILIES, GS, LMS, SS, Banded, Times
 from s4spipe.learning.task import TIMES, kind
 from s4spipe.noise import VE, Flow
 from s4spipe.runtime.errors import UserError
 from s4spipe.sampling.loop import sample
 from s4spipe.sampling.tableau import Tableau
+from s4spipe.sampling.tableau.basis import PLAIN, Bands
 from s4spipe.solvers import registry, timesteps
 
 # family -> the solvers it can start from
@@ -144,6 +145,21 @@ def test_network_times_of_a_free_table_stay_within_the_noises():
     assert table.t_c[0].item() == pytest.approx(80.0)
     assert table.t_c[1].item() == pytest.approx(0.002)
     assert student.x.abs().max() < 12
+
+
+@pytest.mark.parametrize("basis", [PLAIN, Bands((0.5, 1.0), 2)], ids=["plain", "bands"])
+def test_a_free_table_may_keep_its_first_state(basis):
+    """By late: false, also where it goes on in bands."""
+    start = registry.make("dpmpp_2m", "edm", VE(), 4)
+    student = Banded.of("free", start, None, basis, late=False, order=3, consistent=False)
+    learned = shaken(student)()
+    assert (learned.c_0 == 1).all()
+    assert learned.c[0].tolist() != start.c[0].tolist()
+    usual = Banded.of("free", start, None, basis, late=True)
+    assert usual.parameter_count - student.parameter_count == (basis.shape or (1,))[0]
+    assert (shaken(usual)().c_0 != 1).all()
+    wider = Banded.around(shaken(families.make("free", start, late=False)), Bands((0.5, 1.0), 2))
+    assert (shaken(wider)().c_0 == 1).all()
 
 
 def test_the_middle_points_of_epd_run_side_by_side():

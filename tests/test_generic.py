@@ -72,6 +72,21 @@ def test_images_are_those_of_the_pipelines_own_adapter(both):
     torch.testing.assert_close(other, one.clamp(-1, 1), rtol=1e-5, atol=1e-5)
 
 
+@torch.no_grad()
+def test_latents_are_decoded_few_at_a_time(both, monkeypatch):
+    """Whatever run.batch_size is: so many latents of SDXL's size would not fit into memory."""
+    x = torch.randn(5, *both[0].sample_shape, generator=torch.manual_seed(1))
+    for denoiser in both:
+        seen = []
+        vae = denoiser.vae if hasattr(denoiser, "vae") else denoiser.through.pipe.vae
+        vae.decoder.register_forward_pre_hook(lambda _net, args, seen=seen: seen.append(len(args[0])))
+        whole = denoiser.decode(x)
+        monkeypatch.setattr("s4spipe.models.base.denoiser.DECODED", 2 * x[0].numel() + 1)
+        torch.testing.assert_close(denoiser.decode(x), whole, rtol=1e-5, atol=1e-6)
+        assert seen == [5, 2, 2, 1]
+        monkeypatch.undo()
+
+
 def test_text_encoders_run_once_for_each_prompt_and_not_for_a_denoiser(tmp_path, monkeypatch):
     pipes.saved(pipes.stable_diffusion_xl(), tmp_path / "model")
     calls = []

@@ -13,6 +13,7 @@ from support.pipeline import edit
 from support.zoo import ZOO
 
 from s4spipe.pipeline import layout, presets
+from s4spipe.sampling.tableau import Tableau
 
 SIZES = ("height", "width", "num_frames")
 pytestmark = pytest.mark.slow
@@ -183,7 +184,12 @@ def test_every_stage_runs_on_other_models(name, clone):
          fid={**seeing, "real": "data/real.npy", **({"clip": "models/clip"} if prompted else {})},
          starts={name: {"schedules": ["logsnr"]} for name in ("s4s", "s4s_alt")}, reference={"schedule": "logsnr"},
          classical_schedules={"ddim": "logsnr"})  # fmt: skip
+    early = name == "Flux"
+    edit(clone, learners={"free_bands": {"late": not early}})
     run_all(clone, *(stage.cmd for stage in in_order(clone)))
+    for kind in ("fits", "solvers"):
+        c_0 = Tableau.load(clone / f"runs/mine/{kind}/free_bands-3/solver.json").c_0
+        assert bool((c_0 == 1).all()) is early
     rows = check_results(clone, "mine", 2 if model.get("guidance", 1.0) != 1 else 1)
     assert all(float(row[column]) >= 0 for row in rows for column in ("precision", "recall"))
     assert all(np.isfinite(float(row["kid"])) for row in rows)
@@ -198,7 +204,8 @@ def test_only_the_stage_of_prompts_needs_text_encoders(more, clone):
     standins.inception(clone / "models/inception.pt", 16)
     (clone / "inputs/prompts/mine.txt").write_text("a cat\nthe sea\na dog on a hill\n")
     model = {"name": "mine", "kind": "diffusers", "weights": "models/mine", "condition": "prompts", "guidance": 2.0}
-    edit(clone, **TOY | {"nfe": [2, 3], "refined": []}, model=model | more, prompts="inputs/prompts/mine.txt",
+    edit(clone, **TOY)
+    edit(clone, nfe=[3, 4], refined=[], model=model | more, prompts="inputs/prompts/mine.txt",
          fid={"network": "inception", "features": "models/inception.pt", "real": layout.NONE},
          starts={name: {"schedules": ["logsnr"]} for name in ("s4s", "s4s_alt")}, reference={"schedule": "logsnr"},
          classical_schedules={"ddim": "logsnr"})  # fmt: skip
@@ -209,7 +216,7 @@ def test_only_the_stage_of_prompts_needs_text_encoders(more, clone):
         shutil.rmtree(folder / part)
     run_all(clone, *stages[first + 1 :])
     metrics = sorted(path.parent.name for path in (clone / "runs/mine/evaluations").glob("*/metrics.json"))
-    assert metrics == sorted(["teacher-4", *(f"{name}-{nfe}" for name in ("ddim", "s4s", "s4s_alt") for nfe in (2, 3))])
+    assert metrics == sorted(["teacher-4", *(f"{name}-{nfe}" for name in ("ddim", "s4s", "s4s_alt") for nfe in (3, 4))])
 
 
 def test_there_is_a_stand_in_for_every_preset():

@@ -67,6 +67,17 @@ def test_a_single_candidate_is_not_tried():
     assert starts.choose([only], None) is only
 
 
+def test_early_starts_are_those_whose_first_state_is_the_noise():
+    known = registry.make("dpmpp_3m", "edm", VE(), 4)
+    late, early = starts.late(known, 0.2), starts.late(known, 0.0)
+    found = starts.early([late, early, known], "free")
+    assert [(table.c_0.item(), table.meta) for table in found] == [(1.0, early.meta), (1.0, known.meta)]
+    for table, start in zip(found, (early, known), strict=True):
+        assert torch.equal(table.W, start.W)
+    with pytest.raises(UserError, match=r"learners.free.late is false, but .* put 0.0 into starts.free.skip"):
+        starts.early([late], "free")
+
+
 def test_among_equals_the_first_is_chosen():
     candidates = tables(3)
     assert starts.choose(candidates, lambda table: 1.0) is candidates[0]

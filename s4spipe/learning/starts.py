@@ -1,6 +1,7 @@
 """The start of a learned solver: candidates, and the choice among them."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -27,8 +28,12 @@ def late(start: Tableau, skip: float) -> Tableau:
 
 
 def early(candidates: Sequence[Tableau], name: str) -> list[Tableau]:
-    """The candidates with c_0 = 1. Raises UserError if the learned solver of that name has none."""
-    found = [table for table in candidates if (table.c_0 == 1).all()]
+    """The candidates with c_0 = 1, up to rounding, and with a c_0 of exactly that.
+
+    Raises UserError if the learned solver of that name has none.
+    """
+    one = torch.ones((), dtype=torch.float64)
+    found = [replace(table, c_0=one) for table in candidates if torch.allclose(table.c_0, one, rtol=1e-9)]
     if not found:
         raise UserError(f"params.yaml: learners.{name}.late is false, but all its starts are late: put 0.0 into "
                         f"starts.{name}.skip, or make it []")  # fmt: skip

@@ -1,5 +1,6 @@
 """The common interface of all models: a callable (x, t, condition) -> x0 prediction."""
 
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -8,6 +9,13 @@ from torch import Tensor, nn
 
 from s4spipe.models.noise import NoiseSchedule
 from s4spipe.runtime.errors import UserError, shown
+
+DECODED = 2**18  # numbers of latents that are decoded at a time: four images of 1024 pixels in Stable Diffusion XL
+
+
+def few(x: Tensor) -> Sequence[Tensor]:
+    """Latents [B, ...] in parts that are decoded at a time: an autoencoder takes more memory than the network does."""
+    return x.split(max(1, DECODED // max(1, x[:1].numel())))
 
 
 class Denoiser(nn.Module):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from s4spipe.models.base import dry_call, prediction
-from s4spipe.models.base.denoiser import Denoiser
+from s4spipe.models.base.denoiser import Denoiser, few
 from s4spipe.models.base.settings import ModelSettings
 from s4spipe.models.diffusers.folder import check_shards, index, load_part, scheduler_config
 from s4spipe.models.diffusers.prompts import Prompts
@@ -138,7 +138,8 @@ class Latent(Unconditional):
         return self.net(x, t, encoder_hidden_states=self.classes(condition)[:, None].to(x.dtype)).sample
 
     def decode(self, x: Tensor) -> Tensor:
-        return self.vae.decode(self.unscaled(x.to(next(self.vae.parameters()).dtype))).sample
+        dtype = next(self.vae.parameters()).dtype
+        return torch.cat([self.vae.decode(self.unscaled(part.to(dtype))).sample for part in few(x)])
 
     def unscaled(self, x: Tensor) -> Tensor:
         """Latents in the scale of the autoencoder."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from s4spipe.models.base import dry_call, prediction, tokens
-from s4spipe.models.base.denoiser import Denoiser
+from s4spipe.models.base.denoiser import Denoiser, few
 from s4spipe.models.base.settings import ModelSettings
 from s4spipe.models.diffusers import conditions
 from s4spipe.models.diffusers.conditions import Encoded
@@ -99,8 +99,7 @@ class Generic(Denoiser):
     def decode(self, x: Tensor) -> Tensor:
         """Images [B, C, H, W] in [-1, 1]; the frames of a video stand side by side in one image, and a sound is its
         spectrogram."""
-        video = len(self.sample_shape) == 4  # of which one at a time may be all that fits
-        return torch.cat([self._decode(part) for part in (x.split(1) if video else [x])])
+        return torch.cat([self._decode(part) for part in few(x)])
 
     def _decode(self, x: Tensor) -> Tensor:
         given = self._conditions([0] * len(x), x)
@@ -266,8 +265,7 @@ def _outlines(folder: Path, there: dict[str, Any]) -> dict[str, Any]:
 def _network(there: dict[str, Any], key: str) -> Any:
     """The class of this part of a pipeline, if it is a network of diffusers or transformers."""
     library, name = there[key] if isinstance(there.get(key), list) else (None, None)
-    home = {"diffusers": diffusers, "transformers": transformers}.get(library)
-    kind = getattr(home, str(name), None)
+    kind = getattr(transformers if library == "transformers" else diffusers, str(name), None)
     return kind if isinstance(kind, type) and issubclass(kind, NETWORK_CLASSES) else None
 
 
