@@ -57,7 +57,7 @@ def test_that_of_a_set_from_itself_is_not_below_zero():
     assert frechet.distance(own, own) == 0
 
 
-@pytest.mark.parametrize(("n", "d"), [(50, 4), (300, 20), (10, 15)])
+@pytest.mark.parametrize(("n", "d"), [(50, 4), (300, 20), (10, 15), (50, 1)])
 def test_that_of_features_is_that_of_their_statistics(n, d):
     ours, theirs = features(n, d, 1), features(400, d, 5)
     own, goal = frechet.statistics(ours), frechet.statistics(theirs)

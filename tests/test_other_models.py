@@ -184,6 +184,11 @@ def test_every_stage_runs_on_other_models(name, clone):
          fid={**seeing, "real": "data/real.npy", **({"clip": "models/clip"} if prompted else {})},
          starts={name: {"schedules": ["logsnr"]} for name in ("s4s", "s4s_alt")}, reference={"schedule": "logsnr"},
          classical_schedules={"ddim": "logsnr"})  # fmt: skip
+    random = {"network": "random", "source": "none"}
+    if name == "DDPM":
+        edit(clone, perceptual=random | {"weights": layout.NONE})
+    elif name == "SD, v-prediction":
+        edit(clone, fid=random | {"features": layout.NONE})
     early = name == "Flux"
     edit(clone, learners={"free_bands": {"late": not early}})
     run_all(clone, *(stage.cmd for stage in in_order(clone)))

@@ -109,11 +109,18 @@ def _check_model(params: Params, root: Path) -> None:
         raise UserError(f"model.pipeline: only models of kind diffusers are called with arguments, not {model.kind}")
     if params.reference.source == "real" and params.fid.real == NONE:
         raise UserError("reference.source: real needs real images, named in fid.real")
-    for name in ("perceptual", "fid"):
+    for name, file in (("perceptual", "weights"), ("fid", "features")):
         block = getattr(params, name)
+        if (block.network == "random") != (getattr(block, file) == NONE):
+            raise UserError(f"{name}.{file}: must be {NONE} if {name}.network is random, and name a file otherwise, "
+                            f"got {shown(getattr(block, file))}")  # fmt: skip
         if (block.network == "callable") != (block.source != "none"):
             raise UserError(f"{name}.source: must be module:function if {name}.network is callable, and none "
                             f"otherwise, got {shown(block.source)}")  # fmt: skip
+    seeing, judge = params.perceptual, params.fid
+    if (seeing.network, seeing.source, seeing.weights) == (judge.network, judge.source, judge.features):
+        raise UserError("perceptual.network: is the network that measures FID, so solvers would be fitted to their own "
+                        "judge: name another one")  # fmt: skip
     if params.fid.clip != "none" and params.prompts == NONE:
         raise UserError("fid.clip: a CLIP score needs prompts; make it none")
 

@@ -172,7 +172,7 @@ class Teacher(Block):
 
 
 class Perceptual(Block):
-    network: Annotated[str, _one_of("perceptual network", FOR_DISTANCE)] = key("digits", "digits, lpips, callable")
+    network: Annotated[str, _one_of("perceptual network", FOR_DISTANCE)] = key("digits", ", ".join(FOR_DISTANCE))
     source: Origin = key("none", "module:function that returns the network, for callable")
     weights: File = key(FEATURES_WEIGHTS["perceptual"], "must not be the network that FID uses")
 
@@ -239,7 +239,7 @@ class Reference(Block):
 
 class Fid(Block):
     count: Count | Literal["all"] = key("all", "number of samples to use, or all")
-    network: Annotated[str, _one_of("features network", FOR_FID)] = key("digits", "digits, inception, callable")
+    network: Annotated[str, _one_of("features network", FOR_FID)] = key("digits", ", ".join(FOR_FID))
     source: Origin = key("none", "module:function that returns the network, for callable")
     mode: Annotated[str, _one_of("mode of FID", MODES)] = key(
         "clean", "how images are resized for Inception: clean, legacy_tensorflow"

@@ -10,7 +10,7 @@ Statistics = tuple[Tensor, Tensor]  # mean [d] and covariance [d, d], float64
 
 def statistics(features: Tensor) -> Statistics:
     """Mean [d] and covariance [d, d] of features [n, d]."""
-    return features.mean(0), torch.cov(features.T)
+    return features.mean(0), torch.atleast_2d(torch.cov(features.T))
 
 
 def distance(own: Statistics, goal: Statistics) -> float:
