@@ -40,15 +40,15 @@ def _lead(found: dict[str, dict[str, list[dict]]], settings: dict) -> list[str]:
     lines = [
         "## How far ahead free is",
         "",
-        "Rivals: all rows but `free` and our other fits. Rows that learn from more pairs than others are left out. Not",
-        "outside the spread: the means lie no farther apart than both standard deviations together. Nearest, by seed:",
-        "the seeds with which no other row is as near.",
+        "Rivals: all rows but `free` and our other fits. Left out are rows that learn from more pairs than others, and",
+        "`free` without c_0. Not outside the spread: the means lie no farther apart than both standard deviations",
+        "together. Nearest, by seed: the seeds with which no other row is as near.",
         "",
         "| model | NFE | nearest rival | times as far | nearest of all others | times as far | not outside the spread "
         "| nearest, by seed |",
         "|---|--:|---|--:|---|--:|---|--:|",
     ]
-    more = {row for row, block in settings["rows"].items() if "pairs" in block}
+    apart = {row for row, block in settings["rows"].items() if {"pairs", "late"} & set(block)}
     for name, rows in found.items():
         for nfe in settings["nfe"]:
             by_seed = {
@@ -57,7 +57,7 @@ def _lead(found: dict[str, dict[str, list[dict]]], settings: dict) -> list[str]:
                 if row != "teacher"
             }
             own = by_seed.pop("free", {})
-            others = {row: values for row, values in by_seed.items() if values and row not in more}
+            others = {row: values for row, values in by_seed.items() if values and row not in apart}
             rivals = [row for row in others if not row.endswith("_fit")]
             if not own or not rivals:
                 continue
