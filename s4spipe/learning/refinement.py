@@ -151,10 +151,7 @@ def refine(task: Task, feature_fn: FeatureFn, steps: int, watch: FeatureFn) -> l
             task.scratch.save("refine", state)
     distributed.barrier()  # all must have read the progress before one continues
 
-    def allowed(row: dict) -> bool:
-        return not row["watch"] > state["history"][0]["watch"]
-
-    done = len(state["history"]) - 1
+    at_start, done = state["history"][0]["watch"], len(state["history"]) - 1
     for step in (bar := distributed.progress(range(done, steps), task.description, steps, initial=done)):
         if state["stuck"]:
             break
@@ -164,7 +161,8 @@ def refine(task: Task, feature_fn: FeatureFn, steps: int, watch: FeatureFn) -> l
         validated, watched = judge.values(judged)
         row |= {"epoch": step + 1, "validation": validated, "watch": watched}
         row["evaluations"] += len(validation) * nfe
-        if min(filter(allowed, state["history"]), key=itemgetter("validation")) is row:
+        allowed = [past for past in state["history"] if not past["watch"] > at_start]
+        if min(allowed, key=itemgetter("validation")) is row:
             state["best"] = state["now"]
         bar.set_postfix(validation=f"{row['validation']:.2e}")
         if distributed.is_main():

@@ -10,8 +10,8 @@ from s4spipe.runtime.errors import unknown
 # A package of s4spipe.features for each, with `load(path, mode)`; that of `callable` takes the user's function. For
 # FID: called with float32 images in [0, 255], it gives features [B, d], and its `resize` makes an image fit. For
 # learning: it has the `distance` of images in [-1, 1], and `embed`, which gives their features.
-FOR_FID = ("digits", "inception", "random", "callable")
-FOR_DISTANCE = ("digits", "lpips", "random", "callable")
+FOR_FID = ("digits", "inception", "dinov2", "random", "callable")
+FOR_DISTANCE = ("digits", "lpips", "dinov2", "random", "callable")
 MODES = ("clean", "legacy_tensorflow")  # of FID: what resizes the images for Inception
 
 
