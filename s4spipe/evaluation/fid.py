@@ -4,16 +4,20 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 
 from s4spipe.features.base.frechet import Statistics
 from s4spipe.runtime import distributed
+from s4spipe.runtime.ahead import ahead
 from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.files import read_tensors
+
+Prepared = TypeVar("Prepared")
 
 MOST = 10_000  # largest number of features for KID, precision and recall
 BLOCK = 2**24  # numbers in memory at a time for a covariance: 128 MiB, 8192 rows of Inception's
@@ -24,23 +28,27 @@ def features(
 ) -> Iterator[torch.Tensor]:
     """Features of uint8 images [n, C, H, W] from a network of `s4spipe.features`, in parts: see `in_parts`."""
 
-    def see(places: range) -> torch.Tensor:
-        return batch_features(torch.from_numpy(np.array(images[places.start : places.stop])), net, device)
+    def prepare(places: range) -> np.ndarray:
+        return resized(torch.from_numpy(np.array(images[places.start : places.stop])), net)
 
-    return in_parts(len(images), batch_size, see)
+    return in_parts(len(images), batch_size, prepare, partial(seen, net=net, device=device))
 
 
-def in_parts(count: int, size: int, see: Callable[[range], torch.Tensor]) -> Iterator[torch.Tensor]:
+def in_parts(
+    count: int, size: int, prepare: Callable[[range], Prepared], see: Callable[[Prepared], torch.Tensor]
+) -> Iterator[torch.Tensor]:
     """Features of `count` images in order, float32, as parts [m, d], none of which is kept.
 
     Several processes divide the images, `size` at a time, and all of them get all features. So a part has that many of
     every process.
 
     Args:
-        see: gives the features of the images with these indices, at most `size`.
+        prepare: gives the images with these indices, at most `size`, as the network takes them. This is done for the
+            next images while
+        see: gives the features of some.
     """
     batches = [range(start, min(start + size, count)) for start in range(0, count, size)]
-    own = map(see, distributed.shard(batches))
+    own = map(see, ahead(prepare, distributed.shard(batches)))
     world = distributed.world_size()
     for step in distributed.progress(range(0, len(batches), world), "features", unit="batch"):
         group = range(batches[step].start, batches[step : step + world][-1].stop)
@@ -57,16 +65,21 @@ def batch_features(
 
     Raises UserError if some are not finite.
     """
+    return seen(resized(images, net), net, device)
+
+
+def seen(given: np.ndarray, net: torch.nn.Module, device: torch.device) -> torch.Tensor:
+    """The features of what `resized` gave. Raises UserError as `batch_features` does."""
     with torch.no_grad():
-        found = net(torch.from_numpy(np.stack(_resized(images, net))).to(device)).cpu().float()
+        found = net(torch.from_numpy(given).to(device)).cpu().float()
     broken = int((~found.isfinite()).any(1).sum())
     if broken:
-        raise UserError(f"fid.features: the network's features of {broken} of {len(images)} images are not finite; get "
+        raise UserError(f"fid.features: the network's features of {broken} of {len(given)} images are not finite; get "
                         "its file again, or try run.device: cpu")  # fmt: skip
     return found
 
 
-def _resized(images: torch.Tensor | list[torch.Tensor], net: torch.nn.Module) -> list[np.ndarray]:
+def resized(images: torch.Tensor | list[torch.Tensor], net: torch.nn.Module) -> np.ndarray:
     """The images as the network is given them, resized on all cores: a large GPU would wait for one of them."""
     resize = cast(Callable[[np.ndarray], np.ndarray], net.resize)
     workers = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
@@ -78,7 +91,7 @@ def _resized(images: torch.Tensor | list[torch.Tensor], net: torch.nn.Module) ->
     with ThreadPoolExecutor(workers) as pool:
         for worker, some in enumerate(pool.map(share, range(workers))):
             found[worker::workers] = some
-    return found
+    return np.stack(found)
 
 
 def statistics(parts: Iterable[torch.Tensor]) -> Statistics:

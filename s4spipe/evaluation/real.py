@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from s4spipe.evaluation import pictures
-from s4spipe.evaluation.fid import MOST, batch_features, checked, features, in_parts, statistics_and_rows
+from s4spipe.evaluation.fid import MOST, batch_features, checked, features, in_parts, resized, seen, statistics_and_rows
 from s4spipe.features.callable import Features
 from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.files import missing, read_array, read_floats, read_tensors
@@ -39,7 +39,8 @@ def read(path: str, net: Any, device: torch.device, about: Mapping[str, Any] | N
         raise missing(path)
     if file.is_dir():
         files = _files(file)
-        count, parts = len(files), in_parts(len(files), FILES, partial(_of_files, files, net, device))
+        see = partial(_seen, net=net, device=device)
+        count, parts = len(files), in_parts(len(files), FILES, partial(_resized, files, net), see)
     elif suffix == ".npy":
         images = _images(path)
         count, parts = len(images), features(images, net, device)
@@ -111,17 +112,22 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _of_files(files: list[Path], net: Any, device: torch.device, places: range) -> Tensor:
-    """Features [m, d] of the files at `places`."""
+def _resized(files: list[Path], net: Any, places: range) -> list[np.ndarray]:
+    """The files at `places` as the network takes them, BATCH at a time."""
     some = files[places.start : places.stop]
-    return torch.cat([_of_batch(some[i : i + BATCH], net, device) for i in range(0, len(some), BATCH)])
+    return [_of_batch(some[i : i + BATCH], net) for i in range(0, len(some), BATCH)]
 
 
-def _of_batch(files: list[Path], net: Any, device: torch.device) -> Tensor:
+def _seen(batches: list[np.ndarray], net: Any, device: torch.device) -> Tensor:
+    """Features [m, d] of what `_resized` gave."""
+    return torch.cat([seen(batch, net, device) for batch in batches])
+
+
+def _of_batch(files: list[Path], net: Any) -> np.ndarray:
     images = [torch.from_numpy(pictures.read(path)).permute(2, 0, 1) for path in files]
     sizes = {image.shape[1:]: path for image, path in zip(images, files, strict=True)}
     if len(sizes) > 1 and getattr(net, "resize_inside", False):
         (one, (height, width)), (other, _) = ((path, size) for size, path in list(sizes.items())[:2])
         raise UserError(f"{one}: {height}x{width} pixels, and {other.name} has others, but fid.mode legacy_tensorflow "
                         "needs images of one size; use clean, or resize them")  # fmt: skip
-    return batch_features(images, net, device)
+    return resized(images, net)
