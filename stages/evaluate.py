@@ -2,9 +2,11 @@
 Also keep a row of samples and a few trajectories for the report."""
 
 import math
+from collections.abc import Iterable
 
 import click
 import numpy as np
+import torch
 
 from s4spipe.evaluation import clip, fid, thumbnails, trajectories
 from s4spipe.features.base import frechet
@@ -26,10 +28,12 @@ def main(params: Params, solver: str, nfe: int) -> None:
     samples = read_array(places.samples(cell, "images.npy"))[:count]
     device = stage.device(params)
     net = stage.features_network(params, "fid", device)
-    features = fid.features(samples, net, device)
+    parts = fid.features(samples, net, device)
     if not distributed.is_main():
+        for _ in parts:  # makes its share of them
+            pass
         return
-    result = quality(params, features)
+    result = quality(params, parts)
     result["teacher_distance"] = rms(samples, read_array(places.samples(teacher, "images.npy"))[:count])
     if settings.clip != "none":
         prompts = read_json(places.samples(cell, "prompts.json"))
@@ -46,19 +50,22 @@ def main(params: Params, solver: str, nfe: int) -> None:
     write_json(places.evaluation(cell, "metrics.json"), result | read_json(places.samples(cell, "about.json")) | about)
 
 
-def quality(params: Params, features: np.ndarray) -> dict[str, float]:
-    """FID from the samples' features; if there are real images, also FID, KID, precision and recall against them."""
-    places, own, dimension = stage.layout(params), fid.statistics(features), features.shape[1]
-    real = fid.load_statistics(places.real, dimension) if params.fid.real != NONE else {}
+def quality(params: Params, parts: Iterable[torch.Tensor]) -> dict[str, float]:
+    """FID from the samples' features, which come in parts; if there are real images, also FID, KID, precision and
+    recall against them."""
+    places, has_real = stage.layout(params), params.fid.real != NONE
+    own, rows = fid.statistics_and_rows(parts, np.arange(fid.MOST if has_real else 0))
+    dimension = len(own[0])
+    real = fid.load_statistics(places.real, dimension) if has_real else {}
     against_real = params.reference.source == "real"
     reference = real if against_real else fid.load_statistics(places.reference, dimension)
     result = {"fid": frechet.distance(own, (reference["mean"], reference["covariance"]))}
     if real:
         result["fid_real"] = frechet.distance(own, (real["mean"], real["covariance"]))
     if "features" in real:  # real images, not only their statistics
-        known = real["features"].numpy()
-        result["kid"] = fid.kernel_distance(known, features[: fid.MOST])
-        result["precision"], result["recall"] = fid.precision_recall(known, features[: fid.MOST])
+        known, first = real["features"].numpy(), rows.double().numpy()
+        result["kid"] = fid.kernel_distance(known, first)
+        result["precision"], result["recall"] = fid.precision_recall(known, first)
     return result
 
 

@@ -37,11 +37,11 @@ def of_the_model(params: Params) -> None:
         return fid.batch_features(torch.from_numpy(to_uint8(denoiser.decode(x_0))), net, denoiser.device)
 
     noises = Noises("reference", settings.seed, settings.count)
-    shards = list(generate(denoiser, Tableau.load(solver), noises, params.run.batch_size, scratch, features))
+    shards = generate(denoiser, Tableau.load(solver), noises, params.run.batch_size, scratch, features)
     if not distributed.is_main():
+        list(shards)  # makes its share of them
         return
-    seen = torch.cat([shard["x_0"] for shard in shards]).double()
-    mean, covariance = fid.statistics(seen.numpy())
+    mean, covariance = fid.statistics(shard["x_0"] for shard in shards)
     write_tensors(places.reference, {"mean": mean, "covariance": covariance}, {"count": settings.count})
     scratch.clear()
 

@@ -171,8 +171,9 @@ def test_every_family_learns(family, init, tmp_path):
     assert min(row["validation"] for row in history) < 0.9 * history[0]["validation"]
 
 
-def test_a_minibatch_in_parts_is_the_same_minibatch(tmp_path):
-    phases, sizes = adam.s4s_alt(1, 1, 1), (100, 3)
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_minibatch_in_parts_is_the_same_minibatch(size, tmp_path):
+    phases, sizes = adam.s4s_alt(1, 1, 1), (100, size)
     ends = [learn(phases, tmp_path / str(n), radius=0.5, micro_batch_size=n) for n in sizes]
     torch.testing.assert_close(*(parameters(student) for student, _ in ends), rtol=1e-6, atol=1e-9)
     whole, parts = (history for _, history in ends)

@@ -106,6 +106,7 @@ def test_parameters_are_checked_before_a_long_run(project):
     assert "perceptual.weights: models/absent.pth is not there: put it there" in said
     assert f"{'samples':24} {10_000 * (20 + 10 * 5):>14,}" in said
     assert "time: about" in said
+    assert "memory: about 0.0" in said
     assert "disk: 0.007 GB of samples" in said  # 11 arrays of 10,000 images of 64 bytes
     edit(project, learners={"s4s": {"order": 0}})
     assert "Error: params.yaml: learners.s4s.order: must be greater than or equal to 1" in call("estimate", code=1)

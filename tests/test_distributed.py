@@ -66,10 +66,11 @@ def test_gauss_newton_and_refining_are_the_same_to_rounding(work, tmp_path):
 
 
 def test_features_are_the_same_in_all(tmp_path):
-    (alone,), two = (together("seeing", world, tmp_path / str(world)) for world in (1, 2))
-    for result in two:
+    (alone,), two, three = (together("seeing", world, tmp_path / str(world)) for world in (1, 2, 3))
+    for result in (*two, *three):
         assert torch.equal(result["array"], alone["array"])
         assert torch.equal(result["small"], alone["small"])
+        assert all(map(torch.equal, result["statistics"], alone["statistics"]))
 
 
 def test_collectives(tmp_path):

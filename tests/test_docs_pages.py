@@ -82,6 +82,7 @@ def committed(path):
         ("docs/results/ablations.md", "docs/results/ablations/5.md"),
         ("docs/results/benchmarks.md", "docs/results/benchmarks/cost.md"),
         ("docs/results/benchmarks.md", "docs/results/benchmarks/restarts.md"),
+        ("docs/results/benchmarks.md", "docs/results/benchmarks/stages.md"),
         ("README.md", "runs/digits/report/table.md"),
     ],
 )

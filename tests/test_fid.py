@@ -26,7 +26,7 @@ def two_sets():
 
 
 def test_features_are_the_networks_own(net, two_sets):
-    ours = fid.features(two_sets[0], net, CPU, batch_size=100)
+    ours = torch.cat(list(fid.features(two_sets[0], net, CPU, batch_size=100)))
     np.testing.assert_allclose(ours, net(torch.from_numpy(two_sets[0]).float()).numpy(), rtol=1e-5, atol=1e-5)
 
 
@@ -48,20 +48,20 @@ def test_fid_is_that_of_torchmetrics(net, two_sets):
 
 def test_fewer_samples_than_dimensions_are_told(capsys):
     x = np.random.default_rng(0).standard_normal((65, 64))
-    fid.statistics(x)
+    fid.statistics([torch.from_numpy(x)])
     assert capsys.readouterr().err == ""
-    fid.statistics(x[:64])
+    fid.statistics([torch.from_numpy(x[:64])])
     assert "FID of 64 samples in 64 dimensions means little" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"sample\.count"):
-        fid.statistics(x[:1])
+        fid.statistics([torch.from_numpy(x[:1])])
 
 
 @pytest.mark.parametrize("dimension", [1, 5])
 def test_statistics_are_what_the_frechet_distance_takes(dimension):
-    x = np.random.default_rng(0).standard_normal((50, dimension))
-    for ours, theirs in zip(fid.statistics(x), frechet.statistics(torch.from_numpy(x)), strict=True):
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((50, dimension)))
+    for ours, theirs in zip(fid.statistics([x]), frechet.statistics(x), strict=True):
         torch.testing.assert_close(ours, theirs.view_as(ours))
-    assert frechet.distance(fid.statistics(x), fid.statistics(x + 2)) == pytest.approx(4 * dimension)
+    assert frechet.distance(fid.statistics([x]), fid.statistics([x + 2])) == pytest.approx(4 * dimension)
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 8])

@@ -186,9 +186,10 @@ def test_a_solver_that_is_perfect_already_stays(tmp_path):
     torch.testing.assert_close(newton.Parameters(student, ALL).get(), before, rtol=0, atol=1e-4)
 
 
-def test_a_batch_in_parts_is_the_same_batch(tmp_path):
+@pytest.mark.parametrize("part", [1, 7])
+def test_a_batch_in_parts_is_the_same_batch(part, tmp_path):
     ends = []
-    for size in (100, 7):
+    for size in (100, part):
         student = make("lms")
         history = learn(student, tmp_path / str(size), steps=3, micro_batch_size=size)
         ends.append((newton.Parameters(student, ALL).get(), history))

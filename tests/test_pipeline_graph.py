@@ -28,6 +28,7 @@ PLUMBING = {
     "s4spipe/runtime/files.py",  # reads and writes what it is given, whole or not at all
     "s4spipe/runtime/distributed.py",  # divides work; the results are those of one process, to rounding
     "s4spipe/runtime/scratch.py",  # keeps what a stage has done; its entries go by a fingerprint of all code
+    "s4spipe/runtime/ahead.py",  # does the same work earlier
     "s4spipe/runtime/user_code.py",  # imports the user's own function, and calls it
     "s4spipe/pipeline/params.py",  # refuses parameters; those that it lets through are dependencies themselves
     "s4spipe/pipeline/schema.py",  # types, and defaults that params.yaml spells out

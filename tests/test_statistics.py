@@ -39,7 +39,7 @@ def test_statistics_of_other_tools_are_read(more, dtype, write, net, tmp_path):
     assert found["mean"].dtype == found["covariance"].dtype == torch.float64
     np.testing.assert_array_equal(found["mean"], known["mu"])
     np.testing.assert_array_equal(found["covariance"], known["sigma"])
-    own = fid.statistics(np.random.default_rng(1).standard_normal((500, 64)))
+    own = fid.statistics([torch.from_numpy(np.random.default_rng(1).standard_normal((500, 64)))])
     assert 0 < frechet.distance(own, (found["mean"], found["covariance"])) < 30
 
 

@@ -2,34 +2,60 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 
 from s4spipe.features.base.frechet import Statistics
 from s4spipe.runtime import distributed
+from s4spipe.runtime.ahead import ahead
 from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.files import read_tensors
 
+Prepared = TypeVar("Prepared")
+
 MOST = 10_000  # largest number of features for KID, precision and recall
+BLOCK = 2**24  # numbers in memory at a time for a covariance: 128 MiB, 8192 rows of Inception's
 
 
-def features(images: np.ndarray, net: torch.nn.Module, device: torch.device, batch_size: int = 500) -> np.ndarray:
-    """Features [n, d], float64, of uint8 images [n, C, H, W], from a network of `s4spipe.features`.
+def features(
+    images: np.ndarray, net: torch.nn.Module, device: torch.device, batch_size: int = 500
+) -> Iterator[torch.Tensor]:
+    """Features of uint8 images [n, C, H, W] from a network of `s4spipe.features`, in parts: see `in_parts`."""
 
-    Several processes divide the images; all of them get all features.
+    def prepare(places: range) -> np.ndarray:
+        return resized(torch.from_numpy(np.array(images[places.start : places.stop])), net)
+
+    return in_parts(len(images), batch_size, prepare, partial(seen, net=net, device=device))
+
+
+def in_parts(
+    count: int, size: int, prepare: Callable[[range], Prepared], see: Callable[[Prepared], torch.Tensor]
+) -> Iterator[torch.Tensor]:
+    """Features of `count` images in order, float32, as parts [m, d], none of which is kept.
+
+    Several processes divide the images, `size` at a time, and all of them get all features. So a part has that many of
+    every process.
+
+    Args:
+        prepare: gives the images with these indices, at most `size`, as the network takes them. This is done for the
+            next images while
+        see: gives the features of some.
     """
-    starts = range(0, len(images), batch_size)
-    own = distributed.shard(starts)
-    chunks = [
-        batch_features(torch.from_numpy(np.array(images[start : start + batch_size])), net, device)
-        for start in distributed.progress(own, "features", unit="batch")
-    ]
-    return whole(chunks, own, batch_size, len(images))
+    batches = [range(start, min(start + size, count)) for start in range(0, count, size)]
+    own = map(see, ahead(prepare, distributed.shard(batches)))
+    world = distributed.world_size()
+    for step in distributed.progress(range(0, len(batches), world), "features", unit="batch"):
+        group = range(batches[step].start, batches[step : step + world][-1].stop)
+        mine = next(own, torch.empty(0, 0))  # the last part may have none for this process
+        width = int(distributed.all_reduce(torch.tensor(mine.shape[1] if distributed.is_main() else 0)))
+        places = torch.arange(len(group))[distributed.rank() * size :][:size]
+        yield distributed.gather(mine.reshape(len(mine), width), places, len(group))
 
 
 def batch_features(
@@ -39,16 +65,21 @@ def batch_features(
 
     Raises UserError if some are not finite.
     """
+    return seen(resized(images, net), net, device)
+
+
+def seen(given: np.ndarray, net: torch.nn.Module, device: torch.device) -> torch.Tensor:
+    """The features of what `resized` gave. Raises UserError as `batch_features` does."""
     with torch.no_grad():
-        found = net(torch.from_numpy(np.stack(_resized(images, net))).to(device)).cpu().float()
+        found = net(torch.from_numpy(given).to(device)).cpu().float()
     broken = int((~found.isfinite()).any(1).sum())
     if broken:
-        raise UserError(f"fid.features: the network's features of {broken} of {len(images)} images are not finite; get "
+        raise UserError(f"fid.features: the network's features of {broken} of {len(given)} images are not finite; get "
                         "its file again, or try run.device: cpu")  # fmt: skip
     return found
 
 
-def _resized(images: torch.Tensor | list[torch.Tensor], net: torch.nn.Module) -> list[np.ndarray]:
+def resized(images: torch.Tensor | list[torch.Tensor], net: torch.nn.Module) -> np.ndarray:
     """The images as the network is given them, resized on all cores: a large GPU would wait for one of them."""
     resize = cast(Callable[[np.ndarray], np.ndarray], net.resize)
     workers = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
@@ -60,28 +91,64 @@ def _resized(images: torch.Tensor | list[torch.Tensor], net: torch.nn.Module) ->
     with ThreadPoolExecutor(workers) as pool:
         for worker, some in enumerate(pool.map(share, range(workers))):
             found[worker::workers] = some
-    return found
+    return np.stack(found)
 
 
-def whole(chunks: list[torch.Tensor], starts: range, size: int, count: int) -> np.ndarray:
-    """The features of all processes, from the chunks of each."""
-    places = [torch.arange(start, min(start + size, count)) for start in starts]
-    width = int(distributed.all_reduce(torch.tensor(chunks[0].shape[1] if distributed.is_main() else 0)))
-    rows = torch.cat([torch.empty(0, width), *chunks])
-    return distributed.gather(rows, torch.cat([torch.arange(0), *places]), count).numpy().astype(np.float64)
+def statistics(parts: Iterable[torch.Tensor]) -> Statistics:
+    """Mean [d] and covariance [d, d], float64, of features that come in parts [m, d]; a function of the rows alone.
 
-
-def statistics(features: np.ndarray) -> Statistics:
-    """Mean [d] and covariance [d, d]. Warns on stderr if there are too few samples for a regular covariance.
-
-    Raises UserError for a single sample.
+    Only a block of the rows is in memory at a time. Blocks are centred before they are joined (Chan et al. 1983, The
+    American Statistician 37), so that nothing cancels; a single block is what np.cov makes of it, to the last digit.
+    Warns on stderr if there are too few samples for a regular covariance. Raises UserError for a single sample.
     """
-    n, d = features.shape
+    n, mean, scatter = 0, np.zeros(()), np.zeros(())
+    for rows in _blocks(parts):
+        more, own = len(rows), rows.mean(0)
+        rows -= own
+        apart = own - mean
+        mean = mean + apart * (more / (n + more)) if n else own
+        scatter = scatter + np.dot(rows.T, rows)
+        if n:
+            scatter += np.outer(apart, apart) * (n * more / (n + more))
+        n += more
     if n < 2:
         raise UserError(f"FID needs more than {n} samples: raise sample.count")
-    if n <= d and distributed.is_main():
-        print(f"FID of {n} samples in {d} dimensions means little: more than {d} are needed", file=sys.stderr)
-    return torch.from_numpy(features.mean(0)), torch.from_numpy(np.atleast_2d(np.cov(features, rowvar=False)))
+    if n <= len(mean) and distributed.is_main():
+        print(f"FID of {n} samples in {len(mean)} dimensions means little: more than {len(mean)} are needed",
+              file=sys.stderr)  # fmt: skip
+    return torch.from_numpy(mean), torch.from_numpy(scatter * (1 / (n - 1)))
+
+
+def _blocks(parts: Iterable[torch.Tensor]) -> Iterator[np.ndarray]:
+    """The rows of all parts [m, d], as many at a time as BLOCK allows, float64: what a caller may write into."""
+    held: list[torch.Tensor] = []
+    for part in parts:
+        size = max(1, BLOCK // part.shape[1])
+        while len(part):
+            space = size - sum(map(len, held))
+            held.append(part[:space])
+            part = part[space:]
+            if sum(map(len, held)) == size:
+                block, held = torch.cat(held).double(), []
+                yield block.numpy()
+    if held:
+        yield torch.cat(held).double().numpy()
+
+
+def statistics_and_rows(parts: Iterable[torch.Tensor], places: np.ndarray) -> tuple[Statistics, torch.Tensor]:
+    """The statistics of features that come in parts, and those rows [k, d] that stand at `places`, which ascend; what
+    is beyond the last row is left out. No other rows are kept."""
+    kept: list[torch.Tensor] = []
+
+    def passing() -> Iterator[torch.Tensor]:
+        start = 0
+        for part in parts:
+            here = np.arange(*np.searchsorted(places, (start, start + len(part))))
+            kept.append(part[torch.from_numpy(places[here] - start)])
+            start += len(part)
+            yield part
+
+    return statistics(passing()), torch.cat(kept)
 
 
 def load_statistics(path: str | Path, dimension: int | None = None) -> dict[str, torch.Tensor]:

@@ -1,6 +1,7 @@
 """Real images, or their statistics, in any form that people have them: checked, then seen by a features network."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,8 @@ import torch
 from torch import Tensor
 
 from s4spipe.evaluation import pictures
-from s4spipe.evaluation.fid import MOST, batch_features, checked, features, statistics, whole
+from s4spipe.evaluation.fid import MOST, batch_features, checked, features, in_parts, resized, seen, statistics_and_rows
 from s4spipe.features.callable import Features
-from s4spipe.runtime import distributed
 from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.files import missing, read_array, read_floats, read_tensors
 
@@ -38,9 +38,12 @@ def read(path: str, net: Any, device: torch.device, about: Mapping[str, Any] | N
     if not file.exists():
         raise missing(path)
     if file.is_dir():
-        seen = _of_folder(file, net, device)
+        files = _files(file)
+        see = partial(_seen, net=net, device=device)
+        count, parts = len(files), in_parts(len(files), FILES, partial(_resized, files, net), see)
     elif suffix == ".npy":
-        seen = features(_images(path), net, device)
+        images = _images(path)
+        count, parts = len(images), features(images, net, device)
     elif suffix in (".npz", ".safetensors") and isinstance(net, Features):
         raise UserError(f"{path}: whether statistics are those of a network of your own cannot be checked; name the "
                         "images themselves")  # fmt: skip
@@ -48,9 +51,9 @@ def read(path: str, net: Any, device: torch.device, about: Mapping[str, Any] | N
         return _known(path, _width(net, device), about or {})
     else:
         raise UserError(f"{path}: must be a folder of images, an .npy array of them, or statistics as .npz")
-    mean, covariance = statistics(seen)
-    kept = np.random.default_rng(0).permutation(len(seen))[:MOST]
-    return {"mean": mean, "covariance": covariance, "features": torch.tensor(seen[np.sort(kept)], dtype=torch.float32)}
+    kept = np.random.default_rng(0).permutation(count)[:MOST]
+    (mean, covariance), rows = statistics_and_rows(parts, np.sort(kept))
+    return {"mean": mean, "covariance": covariance, "features": rows}
 
 
 def _width(net: Any, device: torch.device) -> int:
@@ -98,29 +101,33 @@ def _images(path: str) -> np.ndarray:
     return images if first else images.transpose(0, 3, 1, 2)
 
 
-def _of_folder(folder: Path, net: Any, device: torch.device) -> np.ndarray:
-    """Features [n, d] of the images in a folder."""
+def _files(folder: Path) -> list[Path]:
+    """The images in a folder, which are two at least."""
     files = list(pictures.files(folder))
     if not files:
         kinds = ", ".join(sorted(suffix[1:] for suffix in pictures.SUFFIXES))
         raise UserError(f"{folder}: holds no images ({kinds})")
     if len(files) < 2:
         raise UserError(f"{folder}: {files[0].name} is its only image, and a covariance needs two")
-    starts = range(0, len(files), FILES)
-    own = distributed.shard(starts)
-    chunks = []
-    for start in distributed.progress(own, "features", unit="batch"):
-        some = files[start : start + FILES]
-        batches = (some[i : i + BATCH] for i in range(0, len(some), BATCH))
-        chunks.append(torch.cat([_of_files(batch, net, device) for batch in batches]))
-    return whole(chunks, own, FILES, len(files))
+    return files
 
 
-def _of_files(files: list[Path], net: Any, device: torch.device) -> Tensor:
+def _resized(files: list[Path], net: Any, places: range) -> list[np.ndarray]:
+    """The files at `places` as the network takes them, BATCH at a time."""
+    some = files[places.start : places.stop]
+    return [_of_batch(some[i : i + BATCH], net) for i in range(0, len(some), BATCH)]
+
+
+def _seen(batches: list[np.ndarray], net: Any, device: torch.device) -> Tensor:
+    """Features [m, d] of what `_resized` gave."""
+    return torch.cat([seen(batch, net, device) for batch in batches])
+
+
+def _of_batch(files: list[Path], net: Any) -> np.ndarray:
     images = [torch.from_numpy(pictures.read(path)).permute(2, 0, 1) for path in files]
     sizes = {image.shape[1:]: path for image, path in zip(images, files, strict=True)}
     if len(sizes) > 1 and getattr(net, "resize_inside", False):
         (one, (height, width)), (other, _) = ((path, size) for size, path in list(sizes.items())[:2])
         raise UserError(f"{one}: {height}x{width} pixels, and {other.name} has others, but fid.mode legacy_tensorflow "
                         "needs images of one size; use clean, or resize them")  # fmt: skip
-    return batch_features(images, net, device)
+    return resized(images, net)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from s4spipe.models.base.denoiser import Denoiser
 from s4spipe.runtime import distributed
+from s4spipe.runtime.ahead import ahead
 from s4spipe.runtime.scratch import Scratch
 from s4spipe.sampling.loop import sample
 from s4spipe.sampling.tableau import Tableau
@@ -98,10 +99,13 @@ def generate(
     own = distributed.shard(ranges)
     bar = distributed.progress(total=sum(map(len, own)), desc=f"{tableau.name} {noises.stream}", unit="sample")
 
-    def get(indices: range) -> dict:
+    def drawn(indices: range) -> tuple[Tensor, Tensor | None, Tensor | tuple[()]]:
+        x_T, condition = draw(denoiser, noises.stream, noises.seed, indices)
+        return x_T, condition, fresh(denoiser, noises, indices, tableau.draws)
+
+    def get(indices: range, given: tuple[Tensor, Tensor | None, Tensor | tuple[()]] | None = None) -> dict:
         def make() -> dict:
-            x_T, condition = draw(denoiser, noises.stream, noises.seed, indices)
-            z = fresh(denoiser, noises, indices, tableau.draws)
+            x_T, condition, z = given or drawn(indices)
             synchronize(x_T.device)
             started = time.perf_counter()
             x_0 = sample(denoiser, tableau, x_T, condition, z=z)
@@ -115,8 +119,8 @@ def generate(
         name = f"{noises.stream}-{indices.start}-{indices.stop}"
         return make() if scratch is None else scratch.once(name, make)
 
-    for indices in own:
-        shard = get(indices)
+    for indices, given in zip(own, ahead(drawn, own), strict=True):
+        shard = get(indices, given)
         bar.update(len(indices))
         if distributed.world_size() == 1:
             yield shard
