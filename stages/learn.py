@@ -41,14 +41,14 @@ def main(params: Params, folder: str, name: str, nfe: int) -> None:
 
     candidates = load_all(places.starts(cell))
     starts.check_noise(candidates, denoiser.noise_schedule)
-    if not settings.late:
+    if settings.late is False:
         candidates = starts.early(candidates, name)
     start = starts.choose(candidates, loss)
     ends = training.x_0 if denoiser.frequencies else training.x_0.flatten(1)  # such have no bands
     basis = frequency.bands(ends, settings.bands, settings.channels)
     files = [params.model.weights, places.starts(cell), places.pairs("train"), places.pairs("validation")]
     files += [seeing.weights] if seeing else []
-    model, block = dataclasses.asdict(stage.model_settings(params)), settings.model_dump()
+    model, block = dataclasses.asdict(stage.model_settings(params)), settings.model_dump(exclude_none=True)
     scratch = Scratch(fingerprint(name, nfe, block, model, files=tuple(files)))
     newton = settings.optimizer == "gauss_newton"
     student = student_of(settings, start, PLAIN if newton else basis)  # stays on the CPU: a few dozen numbers
@@ -84,7 +84,8 @@ def student_of(settings: Learner, start: Tableau, basis: Basis) -> Family:
     times = None
     if settings.family != "free" and settings.learns != "coefficients":
         times = Times(start.noise, start.t, settings.decoupling)
-    options = {key: getattr(settings, key) for key in ("order", "consistent", "shared", "late")}
+    options = {key: getattr(settings, key) for key in ("order", "consistent", "shared")}
+    options["late"] = settings.late is not False
     student = Banded.of(settings.family, start, times, basis, **options)
     if settings.gaussian and isinstance(student, LMS):
         student.randomise(settings.seed)

@@ -198,7 +198,7 @@ class Learner(Block):
     gaussian: bool = key(False, "coefficients start from N(0, 1)")
     bands: Bands = key(1, "bands of frequencies with weights of their own; auto: by the samples' power spectrum")
     channels: Literal["common", "own"] = key("common", "own: every component of the channels has its own bands")
-    late: bool = key(True, "family free only; false: c_0 is 1, so any pipeline runs the solver without s4spipe.apply")
+    late: bool | None = key(None, "family free; false: c_0 stays 1, for pipelines without s4spipe.apply")
     decoupling: Annotated[float, Field(ge=0, le=0.5)] = key(
         0.5, "how far a network time may be from its step, as a fraction of the smallest step"
     )
