@@ -199,6 +199,19 @@ def test_a_place_in_a_list_is_named():
     assert mistake(changed(("model.shape", [3, 0]))).startswith("model.shape.1: ")
 
 
+def test_networks_and_their_files_that_do_not_go_together_are_told():
+    assert "perceptual.weights: must be inputs/none.txt if perceptual.network is random" in mistake(
+        changed(("perceptual.network", "random"))
+    )
+    assert "fid.features: must be inputs/none.txt if fid.network is random, and name a file otherwise" in mistake(
+        changed(("fid.features", layout.NONE))
+    )
+    by_random = [("perceptual.network", "random"), ("perceptual.weights", layout.NONE)]
+    same = [("fid.network", "random"), ("fid.features", layout.NONE)]
+    assert "fitted to their own judge" in mistake(changed(*by_random, *same))
+    assert "fitted to their own judge" in mistake(changed(("perceptual.weights", "models/features.safetensors")))
+
+
 def test_hidden_files_are_no_schedules(tmp_path):
     folder = tmp_path / "inputs/schedules"
     folder.mkdir(parents=True)
