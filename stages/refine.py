@@ -5,7 +5,6 @@ import dataclasses
 import click
 from torch import Tensor
 
-from s4spipe.features.random import RandomFeatures
 from s4spipe.learning import refinement
 from s4spipe.learning.families import Free
 from s4spipe.learning.pairs import Pairs
@@ -28,7 +27,6 @@ def main(params: Params, name: str, nfe: int) -> None:
     training = Pairs.load(places.pairs("train"), denoiser.device, settings.pairs)
     validation = Pairs.load(places.pairs("validation"), denoiser.device, settings.validation_pairs)
     net = stage.features_network(params, "perceptual", denoiser.device)
-    watching = RandomFeatures(seed=1)  # and not that of perceptual.network: random
     fitted, _ = places.learned("fits", cell)
     files = (params.model.weights, fitted, seeing.weights, places.pairs("train"), places.pairs("validation"))
     model, block = dataclasses.asdict(stage.model_settings(params)), settings.model_dump()
@@ -39,12 +37,9 @@ def main(params: Params, name: str, nfe: int) -> None:
     def feature_fn(x: Tensor) -> Tensor:
         return net.embed(denoiser.decode(x))
 
-    def watch(x: Tensor) -> Tensor:
-        return watching.embed(denoiser.decode(x))
-
     task = Task(student, denoiser, training, validation, scratch, settings.seed, params.run.micro_batch_size,
                 f"refine {name} {nfe} NFE")  # fmt: skip
-    history = refinement.refine(task, feature_fn, settings.steps, watch)
+    history = refinement.refine(task, feature_fn, settings.steps)
     check_history(history, task.description)
     if not distributed.is_main():
         return

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from benchmarks.rivals.problems.problem import Problem
 from s4spipe.features.base import frechet
-from s4spipe.features.random import RandomFeatures
 from s4spipe.learning import adam, distance, families, frequency, gauss_newton, refinement, starts
 from s4spipe.learning.families import Family, Free, Times
 from s4spipe.learning.pairs import Pairs
@@ -33,8 +32,6 @@ MICRO_BATCH_SIZE = 200
 ADAM_BATCH_SIZE, LEARNING_RATE = 20, 0.03
 NEWTON_BATCH_SIZE, NEWTON_STEPS = 200, 10
 FREE_START, SKIP = "dpmpp_3m", (0.0, 0.1, 0.2, 0.3)
-
-WATCH = RandomFeatures(seed=1)
 
 Cost = dict[str, Any]
 
@@ -156,9 +153,7 @@ def free(cell: Cell, settings: dict[str, Any]) -> tuple[Tableau, Cost]:
     tables = [starts.late(table, skip) for table in tables for skip in SKIP] if late else tables
     student, spent = newton(cell, [Free(table, late) for table in tables], settings)
     if "refine" in settings:
-        decode = cell.problem.denoiser.decode
-        history = refinement.refine(cell.task(student), cell.problem.seen, settings["refine"],
-                                    lambda x: WATCH.embed(decode(x)))  # fmt: skip
+        history = refinement.refine(cell.task(student), cell.problem.seen, settings["refine"])
         spent += history[-1]["evaluations"]
     return student(), {"evaluations": spent}
 

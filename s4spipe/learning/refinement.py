@@ -7,9 +7,8 @@ the same noises, most of the finite-sample error cancels. The features must not 
 afterwards.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -43,13 +42,13 @@ class Problem:
     feature_fn: FeatureFn
     micro_batch_size: int
 
-    def goal(self, feature_fn: FeatureFn | None = None) -> Statistics:
-        """The statistics of the teacher's samples, by other features if given."""
-        return frechet.statistics(self._gather(self.features(some.x_0, feature_fn) for _, some in self._own()))
+    def goal(self) -> Statistics:
+        """The statistics of the teacher's samples."""
+        return frechet.statistics(self._gather(self.features(some.x_0) for _, some in self._own()))
 
     @torch.no_grad()
-    def features(self, x: Tensor, feature_fn: FeatureFn | None = None) -> Tensor:
-        return (feature_fn or self.feature_fn)(x).cpu().double()
+    def features(self, x: Tensor) -> Tensor:
+        return self.feature_fn(x).cpu().double()
 
     def _own(self) -> Iterator[tuple[Tensor, Pairs]]:
         """The pairs of this process, in micro-batches, with their indices."""
@@ -61,20 +60,13 @@ class Problem:
             torch.cat(list(rows)), distributed.shard(torch.arange(len(self.pairs))), len(self.pairs)
         )
 
+    @torch.no_grad()
     def value(self, goal: Statistics) -> float:
         """The distance; infinite if the parameters define no valid solver."""
-        return self.values([(self.feature_fn, goal)])[0]
-
-    @torch.no_grad()
-    def values(self, goals: Sequence[tuple[FeatureFn, Statistics]]) -> list[float]:
-        """The distances by several features, of the same samples."""
         if (table := self.parameters.table()) is None:
-            return [float("inf")] * len(goals)
-        ends = [sample(self.denoiser, table, some.x_T, some.condition, check=False) for _, some in self._own()]
-        return [
-            frechet.distance_and_slope(self._gather(self.features(x, feature_fn) for x in ends), goal)[0]
-            for feature_fn, goal in goals
-        ]
+            return float("inf")
+        ends = (sample(self.denoiser, table, some.x_T, some.condition, check=False) for _, some in self._own())
+        return frechet.distance_and_slope(self._gather(map(self.features, ends)), goal)[0]
 
     def value_and_slope(
         self, goal: Statistics, number: int | None = None, below: float = float("inf")
@@ -110,59 +102,46 @@ class Problem:
         return value, total[:count], total[count:].view(count, count)
 
 
-def refine(task: Task, feature_fn: FeatureFn, steps: int, watch: FeatureFn) -> list[dict]:
+def refine(task: Task, feature_fn: FeatureFn, steps: int) -> list[dict]:
     """Refine all parameters of the student in place by BFGS, and leave it at those that are best on the validation
     pairs (its start, if nothing is better).
-
-    A network that sees images poorly can be satisfied by worse ones. So the same distance is watched by features that
-    nothing minimises, on the validation pairs: a step after which it is larger than at the start is never kept.
 
     The first step uses the Gauss-Newton curvature (see `Problem.value_and_slope`). It is too large, because T would
     change too. So the inverse is then scaled to the curvature that was observed, and updated (Nocedal and Wright 2006,
     sec. 6.1). Several processes divide the pairs. Progress is saved in the task's scratch after every step.
 
-    Args:
-        task: what is refined, and its pairs.
-        feature_fn: the features whose distance is minimised, differentiable.
-        steps: how many steps at most.
-        watch: features that watch.
-
     Returns:
-        One row per step: epoch, train, validation, watch, and the network evaluations so far (a backward pass counts as
-        one).
+        One row per step: epoch, train, validation, and the network evaluations so far (a backward pass counts as one).
     """
     training, validation, nfe = task.training, task.validation, task.student.nfe
     parameters = Parameters(task.student, (COEFFICIENTS, TIMES))
     problem = Problem(parameters, task.denoiser, training, feature_fn, task.micro_batch_size)
     judge = Problem(parameters, task.denoiser, validation, feature_fn, task.micro_batch_size)
-    goal, judged = problem.goal(), [(f, judge.goal(f)) for f in (feature_fn, watch)]
+    goals = problem.goal(), judge.goal()
     if not (state := task.scratch.load("refine")):
-        value, slope, curvature = problem.value_and_slope(goal, task.seed)
+        value, slope, curvature = problem.value_and_slope(goals[0], task.seed)
         damped = curvature + DAMPING * torch.diag(curvature.diag() + curvature.diag().mean())
         if not damped.any():
             raise UserError("perceptual.network: its features are the same whatever the solver (all derivatives are "
                             "0), so it cannot refine: use another network, or leave refined empty")  # fmt: skip
         spent = len(training) * adjoint.evaluations(nfe, 2)
-        validated, watched = judge.values(judged)
-        first = {"epoch": 0, "train": value, "validation": validated, "watch": watched, "evaluations": spent}
+        first = {"epoch": 0, "train": value, "validation": judge.value(goals[1]), "evaluations": spent}
         state = {"slope": slope, "inverse": torch.linalg.inv(damped), "history": [first], "stuck": False}
         state |= {"now": parameters.get(), "best": parameters.get()}
         if distributed.is_main():
             task.scratch.save("refine", state)
     distributed.barrier()  # all must have read the progress before one continues
 
-    at_start, done = state["history"][0]["watch"], len(state["history"]) - 1
+    done = len(state["history"]) - 1
     for step in (bar := distributed.progress(range(done, steps), task.description, steps, initial=done)):
         if state["stuck"]:
             break
-        state = step_of_bfgs(problem, goal, state, first=step == 0)
+        state = step_of_bfgs(problem, goals[0], state, first=step == 0)
         parameters.put(state["now"])
         row = state["history"][-1]
-        validated, watched = judge.values(judged)
-        row |= {"epoch": step + 1, "validation": validated, "watch": watched}
+        row |= {"epoch": step + 1, "validation": judge.value(goals[1])}
         row["evaluations"] += len(validation) * nfe
-        allowed = [past for past in state["history"] if not past["watch"] > at_start]
-        if min(allowed, key=itemgetter("validation")) is row:
+        if row["validation"] < min(past["validation"] for past in state["history"][:-1]):
             state["best"] = state["now"]
         bar.set_postfix(validation=f"{row['validation']:.2e}")
         if distributed.is_main():
