@@ -13,7 +13,7 @@ SETTINGS = {"shape": [3, 16, 16], "scheduler": {"use_flow_sigmas": True, "predic
 
 def network(weights: str = "") -> networks.DiT:
     """The network with the weights of a file, or before its training."""
-    return networks.trained(networks.DiT(channels=3, side=16, patch=4, width=96, depth=5, heads=4), weights)
+    return networks.trained(networks.DiT(channels=3, side=16, patch=2, width=64, depth=4, heads=4), weights)
 
 
 def denoiser(net: nn.Module) -> Denoiser:

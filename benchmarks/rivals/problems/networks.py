@@ -47,7 +47,7 @@ def unet(channels: int, widths: tuple[int, int], classes: int | None = None) -> 
 
 
 def waves(time: Tensor, width: int) -> Tensor:
-    """The usual embedding [B, width] of times [B] from 0 to 1000: sines and cosines of many wavelengths."""
+    """The usual embedding [B, width] of times [B] from 0 to 1000, or of places: waves of many lengths."""
     rates = torch.exp(-math.log(10_000) * torch.linspace(0, 1, width // 2, device=time.device))
     angles = time.float()[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], 1)
@@ -82,7 +82,8 @@ class DiT(nn.Module):
         super().__init__()
         self.patch, self.rows, self.width = patch, side // patch, width
         self.tokens = nn.Conv2d(channels, width, patch, patch)
-        self.places = nn.Parameter(0.02 * torch.randn(self.rows**2, width))
+        rows = waves(2.0 * torch.arange(self.rows), width // 2)
+        self.places = nn.Parameter(torch.cat([rows.repeat_interleave(self.rows, 0), rows.repeat(self.rows, 1)], 1))
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.blocks = nn.ModuleList(DiTBlock(width, heads) for _ in range(depth))
         self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, channels * patch**2)
