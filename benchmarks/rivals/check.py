@@ -33,7 +33,7 @@ HEAD = """| model | classifier's accuracy | judge's error | teacher | at twice a
 
 
 @click.command()
-@click.option("--samples", default=500, show_default=True, help="Noises that a distance is of.")
+@click.option("--samples", default=300, show_default=True, help="Noises that a distance is of.")
 @click.argument("names", nargs=-1, type=click.Choice(tuple(confirmation.MODELS)))
 def main(samples: int, names: tuple[str, ...]) -> None:
     rows, settings = [], params.load()
