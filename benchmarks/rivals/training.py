@@ -62,7 +62,7 @@ def denoising_loss(denoiser: Denoiser, x0: Tensor, labels: Tensor | None, rng: n
     """The mean squared error of what the network predicts, a scalar, at times that are uniform in [t_min, T].
 
     That is a factor times the error of the x0 prediction: (alpha / sigma)^2 for a network that predicts the noise, and
-    1 / sigma^2 for one that predicts a velocity.
+    1 / sigma^2 for one that predicts a velocity. One that predicts x_0 has the latter, with a `least_sigma`.
 
     Args:
         denoiser: around the network.
@@ -79,7 +79,7 @@ def denoising_loss(denoiser: Denoiser, x0: Tensor, labels: Tensor | None, rng: n
     if labels is not None and denoiser.null_condition is not None:
         dropped = torch.tensor(rng.random(len(x0)) < LABEL_DROPOUT)
         labels = torch.where(dropped, denoiser.null_condition, labels)
-    error = (denoiser.predict(x_t, t.float(), labels) - x0) / sigma
+    error = (denoiser.predict(x_t, t.float(), labels) - x0) / sigma.clamp(min=getattr(denoiser, "least_sigma", 0.0))
     training_of = getattr(denoiser, "training_of", None)
     if training_of is not None and training_of.prediction == "epsilon":
         error = alpha * error

@@ -17,7 +17,7 @@ def main(name: str) -> None:
     scratch = Scratch(fingerprint("confirmation", name, settings))
     for which in confirmation.NETWORKS:
         training.look(name, which, how["looks"], scratch)
-    training.model(name, how["model"], how["autoencoder"], scratch)
+    training.model(name, how[name], how["autoencoder"], scratch)
     scratch.clear()
 
 
