@@ -25,7 +25,7 @@ from s4spipe.sampling.tableau import Tableau
 from s4spipe.solvers import registry
 
 NFES = (4, 6, 10)
-SOLVERS, SCHEDULES = ("dpmpp_3m", "ipndm"), ("edm", "logsnr", "vp_quadratic")
+SOLVERS, SCHEDULES = ("dpmpp_3m", "ipndm"), ("edm", "vp_quadratic")
 SHOWN = 32
 HEAD = """| model | classifier's accuracy | judge's error | teacher | at twice as many | from other noises | {} |
 |---|--:|--:|--:|--:|--:|{}|
@@ -33,7 +33,7 @@ HEAD = """| model | classifier's accuracy | judge's error | teacher | at twice a
 
 
 @click.command()
-@click.option("--samples", default=300, show_default=True, help="Noises that a distance is of.")
+@click.option("--samples", default=200, show_default=True, help="Noises that a distance is of.")
 @click.argument("names", nargs=-1, type=click.Choice(tuple(confirmation.MODELS)))
 def main(samples: int, names: tuple[str, ...]) -> None:
     rows, settings = [], params.load()

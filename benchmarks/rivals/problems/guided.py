@@ -1,4 +1,4 @@
-"""A class-conditional U-Net of grey textures and faces, 16x16, that predicts the noise, sampled with guidance 3."""
+"""A class-conditional U-Net of grey photographs and faces, 16x16, that predicts the noise, sampled with guidance 3."""
 
 import torch
 from torch import Tensor, nn
