@@ -88,7 +88,7 @@ def test_the_judge_has_another_task_and_another_architecture_than_what_the_fits_
 def test_networks_that_look_have_learned_their_task(problem, name):
     patches = confirmation.MODELS[name].PATCHES
     accuracy, error = (read_tensors(confirmation.path(name, which))[1] for which in ("seen", "judge"))
-    assert accuracy["accuracy"] > 4 / (training.TURNS * len(patches.shrink))
+    assert accuracy["accuracy"] > 2 / (training.TURNS * len(patches.shrink))
     assert error["error"] < 0.75 * training.NOISE / 3**0.5
 
 
@@ -105,7 +105,7 @@ def test_one_is_guided(problem):
     assert [problem(name).denoiser.guidance for name in NAMES if name != "guided"] == [1, 1, 1]
     table = registry.make("dpmpp_3m", "logsnr", this.noise_schedule, 3)
     ends = next(iter(generate(this, table, Noises("sample", 0, 40), 40)))
-    assert len(ends.condition.unique()) > 4  # samples are of all classes
+    assert len(ends["condition"].unique()) > 4  # samples are of all classes
 
 
 def test_one_is_of_latents(problem):

@@ -40,7 +40,7 @@ def model(name: str, training: UNetTraining, first: UNetTraining, scratch: Scrat
     """
     module = confirmation.MODELS[name]
     torch.manual_seed(training.seed)
-    net, told = module.network(), {}
+    net, told = module.network(""), {}
     if isinstance(net, Latent):
         told["autoencoder_error"] = autoencoder(net.autoencoder, module.PATCHES, first, scratch.within("autoencoder"))
     denoiser: Denoiser = module.denoiser(net)

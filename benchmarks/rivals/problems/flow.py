@@ -11,8 +11,8 @@ PATCHES = Patches({"astronaut.png": 3, "chelsea.png": 3, "coffee.png": 3, "motor
 SETTINGS = {"shape": [3, 16, 16], "scheduler": {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}}
 
 
-def network(weights: str = "") -> networks.DiT:
-    """The network with the weights of a file, or before its training."""
+def network(weights: str) -> networks.DiT:
+    """The network with the weights of a file; before its training if `weights` is empty."""
     return networks.trained(networks.DiT(channels=3, side=16, patch=2, width=64, depth=4, heads=4), weights)
 
 

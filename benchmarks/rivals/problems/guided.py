@@ -40,8 +40,8 @@ class Labelled(nn.Module):
         return pixel_shuffle(x, SHUFFLE)
 
 
-def network(weights: str = "") -> Labelled:
-    """The network with the weights of a file, or before its training."""
+def network(weights: str) -> Labelled:
+    """The network with the weights of a file; before its training if `weights` is empty."""
     return networks.trained(Labelled(), weights)
 
 

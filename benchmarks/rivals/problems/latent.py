@@ -37,8 +37,8 @@ class Latent(nn.Module):
         return self.autoencoder.decode(x)
 
 
-def network(weights: str = "") -> Latent:
-    """The network with the weights of a file, or before its training."""
+def network(weights: str) -> Latent:
+    """The network with the weights of a file; before its training if `weights` is empty."""
     return networks.trained(Latent(), weights)
 
 

@@ -49,8 +49,8 @@ class Sample(Denoiser):
         return pixel_shuffle(x, SHUFFLE)
 
 
-def network(weights: str = "") -> nn.Module:
-    """The network with the weights of a file, or before its training."""
+def network(weights: str) -> nn.Module:
+    """The network with the weights of a file; before its training if `weights` is empty."""
     return networks.trained(networks.unet(3 * SHUFFLE**2, (40, 48)), weights)
 
 
