@@ -25,7 +25,7 @@ from s4spipe.sampling.tableau import Tableau
 from s4spipe.solvers import registry
 
 NFES = (4, 6, 10)
-SOLVERS, SCHEDULES = ("dpmpp_3m", "ipndm"), ("edm", "logsnr", "vp_quadratic")
+SOLVERS, SCHEDULES = ("dpmpp_3m", "ipndm"), ("edm", "vp_quadratic")
 SHOWN = 32
 HEAD = """| model | classifier's accuracy | judge's error | teacher | at twice as many | from other noises | {} |
 |---|--:|--:|--:|--:|--:|{}|
