@@ -1,1 +1,1 @@
-"""The three models of the comparison, and the networks that look at their samples."""
+"""The models of the comparison, and the networks that look at their samples."""

@@ -6,13 +6,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from benchmarks.rivals.problems import mixture, photos
+from benchmarks.rivals.problems import confirmation, mixture, photos
 from s4spipe import models
 from s4spipe.features.base import loading
 from s4spipe.models import Denoiser, ModelSettings
 from s4spipe.models.callable import EDMInterface
 
-NAMES = ("digits", "photos", "mixture")
+NAMES = ("digits", "photos", "mixture", *confirmation.MODELS)
 WEIGHTS = {"digits": "../../models/digits.safetensors", "photos": photos.WEIGHTS}
 FEATURES = {"seen": "../../models/perceptual.safetensors", "judge": "../../models/features.safetensors"}  # of digits
 RANDOM = {"seen": (1, 96), "judge": (2, 64)}  # of the mixture: seed and width
@@ -32,6 +32,8 @@ class Problem:
         if self.name == "mixture":
             denoiser = EDMInterface(mixture.Mixture(), ModelSettings(weights="")).to(self.device).eval()
             return denoiser.requires_grad_(False).to(memory_format=torch.channels_last)
+        if self.name in confirmation.MODELS:
+            return confirmation.load(self.name, self.device)
         condition = "labels" if self.name == "digits" else "none"
         settings = ModelSettings(weights=WEIGHTS[self.name], kind="digits", condition=condition)
         return models.load(settings, self.device, channels_last=True)
@@ -51,6 +53,8 @@ class Problem:
             return mixture.RandomFeatures(*RANDOM[which]).to(self.device).requires_grad_(False)
         if self.name == "digits":
             return loading.load("digits", FEATURES[which], self.device).embed
+        if self.name in confirmation.MODELS:
+            return confirmation.features(self.name, which, self.denoiser)
         net, decode = photos.load_features(which).to(self.device), self.denoiser.decode
         return lambda x: net.embed(decode(x))
 

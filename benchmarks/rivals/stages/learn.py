@@ -6,6 +6,7 @@ import click
 import torch
 
 from benchmarks.rivals import params, rows, sampling
+from benchmarks.rivals.problems import confirmation
 from benchmarks.rivals.problems.problem import NAMES, Problem
 from s4spipe.features.base import frechet
 from s4spipe.learning.pairs import Pairs
@@ -60,7 +61,8 @@ def main(name: str, seed: int, row: str, schedule: str | None) -> None:
     file = f"{name}/{row}{f'_{schedule}' if schedule else ''}-{seed}.json"
     # What a clock says differs from run to run: it is no result.
     write_json(f"timings/{file}", {cell["nfe"]: cell.pop("seconds") for cell in cells if "seconds" in cell})
-    write_json(f"results/{file}", cells)
+    # Apart, so that nothing but their own stage makes those of the confirmation models.
+    write_json(f"{'confirmed' if name in confirmation.MODELS else 'results'}/{file}", cells)
     scratch.clear()
 
 
