@@ -38,6 +38,7 @@ KEYS = [(*prefix, name) for prefix, block in BLOCKS for name, field in block.mod
         if field.default is not None]  # fmt: skip
 OPTIONAL = [
     "run.launcher",
+    "learner_defaults.late",
     *(f"model.{key}" for key in ("source", "revision", "size", "shape", "scheduler", "pipeline")),
 ]
 
