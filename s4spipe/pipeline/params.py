@@ -117,10 +117,9 @@ def _check_model(params: Params, root: Path) -> None:
         if (block.network == "callable") != (block.source != "none"):
             raise UserError(f"{name}.source: must be module:function if {name}.network is callable, and none "
                             f"otherwise, got {shown(block.source)}")  # fmt: skip
-    seeing, judge = params.perceptual, params.fid
-    if (seeing.network, seeing.source, seeing.weights) == (judge.network, judge.source, judge.features):
-        raise UserError("perceptual.network: is the network that measures FID, so solvers would be fitted to their own "
-                        "judge: name another one")  # fmt: skip
+    if params.perceptual.network == params.fid.network == "random":
+        raise UserError("perceptual.network: random is what measures FID, so solvers would be fitted to their judge; "
+                        "name another one")  # fmt: skip
     if params.fid.clip != "none" and params.prompts == NONE:
         raise UserError("fid.clip: a CLIP score needs prompts; make it none")
 
