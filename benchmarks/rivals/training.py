@@ -1,6 +1,5 @@
 """Training of a confirmation model, of its autoencoder, and of the networks that look at its samples."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
-from tqdm import tqdm
 
 from benchmarks.rivals.problems import confirmation
 from benchmarks.rivals.problems.latent import Latent
@@ -19,9 +17,7 @@ from s4spipe.models import Denoiser
 from s4spipe.models.noise import VPDiscrete
 from s4spipe.runtime.files import write_tensors
 from s4spipe.runtime.scratch import Scratch
-from s4spipe.training.unet import UNetTraining, learning_rate_factor
-
-Loss = Callable[[np.random.Generator], Tensor]
+from s4spipe.training.unet import Loss, UNetTraining, minimise
 
 LABEL_DROPOUT = 0.1
 KL_WEIGHT = 3e-4  # of the autoencoder: small, so that its images are sharp
@@ -141,38 +137,6 @@ def look(name: str, which: str, training: UNetTraining, scratch: Scratch) -> Non
     minimise(net, loss, training, scratch.within(which), f"{name} {which}")
     measure = "accuracy" if which == "seen" else "error"
     write(confirmation.path(name, which), net, {measure: validation(net, reached, training)})
-
-
-def minimise(net: nn.Module, loss: Loss, training: UNetTraining, scratch: Scratch, label: str) -> None:
-    """Minimise a loss over a network's weights, which are then the moving average (EMA) of those on the way.
-
-    Progress is saved ten times in `scratch`, so that an interrupted run resumes. Every step has a generator of its own,
-    so that a resumed run draws the same as an uninterrupted one.
-    """
-    steps = training.steps
-    optimizer = torch.optim.AdamW(net.parameters(), training.learning_rate, weight_decay=1e-4, fused=True)
-    ema = {name: weight.clone() for name, weight in net.state_dict().items()}
-    start = 0
-    if saved := scratch.load("train"):
-        net.load_state_dict(saved["net"])
-        optimizer.load_state_dict(saved["optimizer"])
-        ema, start = saved["ema"], saved["step"]
-    for step in (bar := tqdm(range(start, steps), label, initial=start, total=steps, disable=None)):
-        for group in optimizer.param_groups:
-            group["lr"] = training.learning_rate * learning_rate_factor(step / steps)
-        value = loss(np.random.default_rng((training.seed, step)))
-        optimizer.zero_grad()
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-        decay = min(training.ema, (step + 1) / (step + 10))  # a short memory while the weights still change fast
-        for name, tensor in net.state_dict().items():
-            ema[name].lerp_(tensor, 1 - decay)
-        if (step + 1) % max(1, steps // 10) == 0:
-            bar.set_postfix(loss=f"{value.item():.3f}")
-            state = {"net": net.state_dict(), "ema": ema, "optimizer": optimizer.state_dict(), "step": step + 1}
-            scratch.save("train", state)
-    net.load_state_dict(ema)
 
 
 @torch.no_grad()

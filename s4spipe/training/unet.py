@@ -31,6 +31,7 @@ UNET = {
 
 # Given a generator and n: n clean images [n, C, H, W], and their labels [n] or None for an unconditional model.
 DrawBatch = Callable[[np.random.Generator, int], tuple[Tensor, Tensor | None]]
+Loss = Callable[[np.random.Generator], Tensor]  # of a batch that the generator draws
 
 
 @dataclass(frozen=True)
@@ -74,39 +75,47 @@ def train_unet(
     with needs("diffusers", "training a U-Net"):
         from diffusers import UNet2DModel
 
-    steps = training.steps
     torch.manual_seed(training.seed)
     net = UNet2DModel(**metadata["unet"]).to(device)
-    ema = {name: weight.clone() for name, weight in net.state_dict().items()}
     denoiser = denoiser_of(net, metadata)
-    optimizer = torch.optim.AdamW(net.parameters(), training.learning_rate, weight_decay=1e-4, fused=True)
 
+    def loss(rng: np.random.Generator) -> Tensor:
+        return edm_loss(denoiser, *draw(rng, training.batch_size), rng)
+
+    minimise(net, loss, training, scratch, "train")
+    write_tensors(path, {name: tensor.cpu() for name, tensor in net.state_dict().items()}, metadata)
+
+
+def minimise(net: torch.nn.Module, loss: Loss, training: UNetTraining, scratch: Scratch, label: str) -> None:
+    """Minimise a loss over a network's weights, which are then the moving average (EMA) of those on the way.
+
+    Progress is saved ten times in `scratch`, so that an interrupted run resumes. Every step has a generator of its own,
+    so that a resumed run draws the same as an uninterrupted one.
+    """
+    steps = training.steps
+    optimizer = torch.optim.AdamW(net.parameters(), training.learning_rate, weight_decay=1e-4, fused=True)
+    ema = {name: weight.clone() for name, weight in net.state_dict().items()}
     start = 0
     if saved := scratch.load("train"):
         net.load_state_dict(saved["net"])
         optimizer.load_state_dict(saved["optimizer"])
-        ema, start = {name: weight.to(device) for name, weight in saved["ema"].items()}, saved["step"]
-
-    for step in (bar := tqdm(range(start, steps), initial=start, total=steps, desc="train", disable=None)):
+        ema, start = {name: weight.to(ema[name].device) for name, weight in saved["ema"].items()}, saved["step"]
+    for step in (bar := tqdm(range(start, steps), label, initial=start, total=steps, disable=None)):
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate * learning_rate_factor(step / steps)
-        # One generator per step, so that a resumed run draws the same as an uninterrupted one.
-        rng = np.random.default_rng((training.seed, step))
-        loss = edm_loss(denoiser, *draw(rng, training.batch_size), rng)
+        value = loss(np.random.default_rng((training.seed, step)))
         optimizer.zero_grad()
-        loss.backward()
+        value.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
-
         decay = min(training.ema, (step + 1) / (step + 10))  # a short memory while the weights still change fast
         for name, tensor in net.state_dict().items():
             ema[name].lerp_(tensor, 1 - decay)
         if (step + 1) % max(1, steps // 10) == 0:
-            bar.set_postfix(loss=f"{loss.item():.3f}")
+            bar.set_postfix(loss=f"{value.item():.3f}")
             state = {"net": net.state_dict(), "ema": ema, "optimizer": optimizer.state_dict(), "step": step + 1}
             scratch.save("train", state)
-
-    write_tensors(path, {name: tensor.cpu() for name, tensor in ema.items()}, metadata)
+    net.load_state_dict(ema)
 
 
 def edm_loss(denoiser: EDMDenoiser, x0: Tensor, labels: Tensor | None, rng: np.random.Generator) -> Tensor:
