@@ -5,6 +5,7 @@ import dataclasses
 import click
 from torch import Tensor
 
+from s4spipe.features.random import RandomFeatures
 from s4spipe.learning import refinement
 from s4spipe.learning.families import Free
 from s4spipe.learning.pairs import Pairs
@@ -17,6 +18,8 @@ from s4spipe.runtime.files import write_json
 from s4spipe.runtime.scratch import Scratch, fingerprint
 from s4spipe.sampling.tableau import Tableau
 
+BESIDE = 1  # seed of the random features beside those of the network; FID's are those of seed 0
+
 
 @stage.divided
 @click.argument("name")
@@ -27,6 +30,7 @@ def main(params: Params, name: str, nfe: int) -> None:
     training = Pairs.load(places.pairs("train"), denoiser.device, settings.pairs)
     validation = Pairs.load(places.pairs("validation"), denoiser.device, settings.validation_pairs)
     net = stage.features_network(params, "perceptual", denoiser.device)
+    beside = RandomFeatures(BESIDE).to(denoiser.device)
     fitted, _ = places.learned("fits", cell)
     files = (params.model.weights, fitted, seeing.weights, places.pairs("train"), places.pairs("validation"))
     model, block = dataclasses.asdict(stage.model_settings(params)), settings.model_dump()
@@ -34,8 +38,9 @@ def main(params: Params, name: str, nfe: int) -> None:
     start = Tableau.load(fitted)
     student = Free(start, late=start.meta.get("params", {}).get("late", True))
 
-    def feature_fn(x: Tensor) -> Tensor:
-        return net.embed(denoiser.decode(x))
+    def feature_fn(x: Tensor) -> list[Tensor]:
+        images = denoiser.decode(x)
+        return [net.embed(images), beside.embed(images)]
 
     task = Task(student, denoiser, training, validation, scratch, settings.seed, params.run.micro_batch_size,
                 f"refine {name} {nfe} NFE")  # fmt: skip

@@ -159,7 +159,7 @@ def test_the_cost_is_counted_by_hand():
     assert evaluations["learning s4s_alt"] == 2 * (2 + 16) * (4 * 1000 + 400) * total
     free, refine = resolve.learner(found, "free"), found.refine
     newton = 64 * 5 * 4 + free.epochs * 6 * free.batch_size + (free.epochs + 2) * free.validation_pairs
-    bfgs = 4 * refine.pairs + refine.steps * (3 * refine.pairs + refine.validation_pairs)
+    bfgs = 5 * refine.pairs + refine.steps * (3 * refine.pairs + refine.validation_pairs)
     assert evaluations["learning free"] == 2 * (newton + bfgs) * total
     steps = resolve.learner(found, "free_bands").epochs  # at most, of plain numbers and then of bands
     newton = 64 * 5 * 4 + 2 * (steps * 6 * free.batch_size + (steps + 2) * free.validation_pairs)

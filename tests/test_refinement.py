@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from support import fits
@@ -9,6 +11,7 @@ from s4spipe.learning.families import Free
 from s4spipe.learning.gauss_newton import Parameters
 from s4spipe.learning.pairs import Pairs
 from s4spipe.learning.starts import late
+from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.scratch import Scratch
 from s4spipe.sampling.loop import sample
 from s4spipe.solvers import registry
@@ -18,7 +21,7 @@ WEIGHTS = noises(3, 3, seed=9)
 
 
 def feature_fn(x):
-    return torch.cat([x, torch.sin(3 * x @ WEIGHTS)], 1)
+    return [torch.cat([x, torch.sin(3 * x @ WEIGHTS)], 1)]
 
 
 def make(nfe=3, skip=0.2):
@@ -26,7 +29,9 @@ def make(nfe=3, skip=0.2):
 
 
 def problem_of(student, net, n, seed=1, micro_batch_size=20):
-    return refinement.Problem(Parameters(student, ALL), net, pairs(n, seed, net), feature_fn, micro_batch_size)
+    return refinement.Problem(
+        Parameters(student, ALL), net, pairs(n, seed, net), feature_fn, micro_batch_size, [(6, 1.0)]
+    )
 
 
 def refine(student, folder, steps=6, seeing=feature_fn, **options):
@@ -40,12 +45,12 @@ def test_the_slope_by_parameters_is_that_of_finite_differences():
     parameters = problem.parameters
     goal, x = problem.goal(), parameters.get()
     value, slope, _ = problem.value_and_slope(goal)
-    assert value == pytest.approx(problem.value(goal), rel=1e-9)
+    assert value == pytest.approx(problem.values(goal)[0], rel=1e-9)
     along, h = noises(1, len(x), seed=3)[0], 1e-4
     values = []
     for sign in (1, -1):
         parameters.put(x + sign * h * along)
-        values.append(problem.value(goal))
+        values.append(problem.values(goal)[0])
     assert (slope @ along).item() == pytest.approx((values[0] - values[1]) / (2 * h), rel=1e-3)
 
 
@@ -59,8 +64,8 @@ def test_the_curvature_bounds_the_distance_from_above():
     step = -torch.linalg.solve(curvature + 1e-3 * torch.diag(curvature.diag() + curvature.diag().mean()), slope) / 20
     model = value + slope @ step + step @ curvature @ step / 2
     parameters.put(x + step)
-    assert problem.value(goal) < value
-    assert problem.value(goal) <= model.item() * 1.02
+    assert problem.values(goal)[0] < value
+    assert problem.values(goal)[0] <= model.item() * 1.02
 
 
 def test_it_brings_the_distribution_closer_and_never_ends_further(tmp_path):
@@ -71,7 +76,7 @@ def test_it_brings_the_distribution_closer_and_never_ends_further(tmp_path):
     net = Net()
     held_out, before = (problem_of(s, net, 300, seed=7, micro_batch_size=100) for s in (student, make()))
     goal = held_out.goal()
-    assert held_out.value(goal) < 0.7 * before.value(goal)
+    assert held_out.values(goal)[0] < 0.7 * before.values(goal)[0]
 
 
 def test_it_keeps_the_start_where_nothing_is_better(tmp_path):
@@ -91,7 +96,7 @@ def test_a_trial_that_diverges_is_a_step_too_far(broken, tmp_path):
 
     def seeing(x):
         calls.append(len(x))
-        return feature_fn(x) * (broken if len(calls) == 12 else 1)
+        return [feature_fn(x)[0] * (broken if len(calls) == 14 else 1)]
 
     history = refine(make(), tmp_path, 3, seeing, training=60, validation=30, micro_batch_size=60)
     assert all(row["train"] < float("inf") for row in history)
@@ -105,7 +110,7 @@ def test_evaluations_are_counted(tmp_path):
 
     def seeing(x):
         calls.append(len(x))
-        return feature_fn(x) * (float("nan") if len(calls) == 6 else 1)  # the first trial's
+        return [feature_fn(x)[0] * (float("nan") if len(calls) == 8 else 1)]  # the first trial's
 
     history = refine(make(), tmp_path, 2, seeing, net=net, training=60, validation=30, micro_batch_size=60)
     backward = 60 * 3 * (2 + 1 + 1)  # at the start for the slope and a probe, then for a slope a step
@@ -130,7 +135,7 @@ def test_parameters_that_are_no_solver_are_infinitely_far():
     goal = problem.goal()
     with torch.no_grad():
         student.of_table.u.fill_(float("nan"))
-    assert problem.value(goal) == float("inf")
+    assert problem.values(goal)[0] == float("inf")
     assert problem.value_and_slope(goal)[0] == float("inf")
 
 
@@ -142,3 +147,37 @@ def test_a_killed_refinement_goes_on_where_it_was(tmp_path):
     assert 1 <= len(Scratch(tmp_path / "killed").load("refine")["history"]) < 5
     assert refine(student, tmp_path / "killed", steps=4) == history
     assert torch.equal(Parameters(student, ALL).get(), Parameters(whole, ALL).get())
+
+
+def test_each_network_starts_at_a_distance_of_1():
+    student, net = make(), Net()
+
+    def two(x):
+        return [feature_fn(x)[0], 1e-3 * x[:, :1]]
+
+    problem = refinement.Problem(Parameters(student, ALL), net, pairs(40, 1, net), two, 15).scaled()
+    assert [width for width, _ in problem.networks] == [6, 1]
+    value, *values = problem.values(problem.goal())
+    assert values == pytest.approx([1, 1])
+    assert value > 2  # no map suits both better than its own suits each
+    for k in range(2):
+        alone = replace(problem, feature_fn=lambda x, k=k: [two(x)[k]], networks=[problem.networks[k]])
+        assert alone.values(alone.goal()) == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize("narrow", [lambda x: x[:, :1].square(), lambda x: (60 * x).cos()])
+def test_a_network_that_sees_little_harms_alone_and_not_beside_another(narrow, tmp_path):
+    def distance(student):
+        held_out = problem_of(student, Net(), 300, seed=7)
+        return held_out.values(held_out.goal())[0]
+
+    alone, beside, before = make(), make(), distance(make())
+    refine(alone, tmp_path / "alone", 8, lambda x: [narrow(x)])
+    refine(beside, tmp_path / "beside", 8, lambda x: [narrow(x), *feature_fn(x)])
+    assert distance(alone) > 3 * before
+    assert distance(beside) <= before
+
+
+def test_features_that_are_all_the_same_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"^perceptual\.network: its features are the same whatever the solver"):
+        refine(make(), tmp_path, seeing=lambda x: [0 * x, x])

@@ -141,7 +141,7 @@ def test_the_page_is_of_the_rows_that_are_there_and_the_documentation_shows_it(t
     for name in ("params.yaml", timings.FILE):
         shutil.copy(HERE / name, tmp_path)
     monkeypatch.chdir(tmp_path)
-    report.main()
+    run(report.main)
     tables = Path("results/tables.md").read_text()
     assert (HERE / "results/tables.md").read_text() == tables
     for section in tables.split("## ")[1:]:
@@ -174,11 +174,11 @@ def test_from_pairs_to_the_page(small):
     run(pairs.main, "mixture", 0)
     for row in (["teacher"], ["dmn"], ["gs"], ["gs", "--schedule", "edm"]):
         run(learn.main, "mixture", 0, *row)
-    report.main()
+    run(report.main)
     before = Path("results/tables.md").read_text()
     assert seconds_in(before) == "| dmn | - |\n| gs | - |\n| gs_edm | - |"
     timings.main()
-    report.main()
+    run(report.main)
     took = {row: read_json(timings.FILE)[f"mixture/{row}-0"]["3"] for row in ("dmn", "gs", "gs_edm")}
     shown = seconds_in(Path("results/tables.md").read_text())
     assert shown == "\n".join(f"| {row} | {seconds:.0f} |" for row, seconds in took.items())

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.rivals.problems.problem import Problem
+from benchmarks.rivals.problems.problem import FeatureFn, Problem
 from s4spipe.features.base import frechet
+from s4spipe.features.random import RandomFeatures
 from s4spipe.learning import adam, distance, families, frequency, gauss_newton, refinement, starts
 from s4spipe.learning.families import Family, Free, Times
 from s4spipe.learning.pairs import Pairs
@@ -31,6 +32,7 @@ DISTANCE = distance.pseudo_huber
 MICRO_BATCH_SIZE = 200
 ADAM_BATCH_SIZE, LEARNING_RATE = 20, 0.03
 NEWTON_BATCH_SIZE, NEWTON_STEPS = 200, 10
+BESIDE = RandomFeatures(1)
 FREE_START, SKIP = "dpmpp_3m", (0.0, 0.1, 0.2, 0.3)
 
 Cost = dict[str, Any]
@@ -148,14 +150,25 @@ def fitted(cell: Cell, settings: dict[str, Any]) -> tuple[Tableau, Cost]:
 def free(cell: Cell, settings: dict[str, Any]) -> tuple[Tableau, Cost]:
     """The solver `free`, or `free_bands`, by the pipeline's way; `refine` is how many steps of refinement it has, and
     `late` whether it learns c_0."""
+    student, spent = free_fit(cell, settings)
+    if "refine" in settings:
+        seen = partial(with_random, cell.problem, cell.problem.seen)
+        history = refinement.refine(cell.task(student), seen, settings["refine"])
+        spent += history[-1]["evaluations"]
+    return student(), {"evaluations": spent}
+
+
+def free_fit(cell: Cell, settings: dict[str, Any]) -> tuple[Family, int]:
+    """The fit of `free`, and the evaluations spent."""
     late = settings.get("late", True)
     tables = [cell.classical(FREE_START, schedule) for schedule in SCHEDULES]
     tables = [starts.late(table, skip) for table in tables for skip in SKIP] if late else tables
-    student, spent = newton(cell, [Free(table, late) for table in tables], settings)
-    if "refine" in settings:
-        history = refinement.refine(cell.task(student), cell.problem.seen, settings["refine"])
-        spent += history[-1]["evaluations"]
-    return student(), {"evaluations": spent}
+    return newton(cell, [Free(table, late) for table in tables], settings)
+
+
+def with_random(problem: Problem, net: FeatureFn, x: Tensor) -> list[Tensor]:
+    """What a refinement sees of samples, as the pipeline's does: by a network, and by random features."""
+    return [net(x), BESIDE.embed(problem.denoiser.decode(x))]
 
 
 SPECIAL: dict[str, Callable[[Cell], tuple[Tableau, Cost]]] = {"classical": best_classical, "gits": gits, "dmn": dmn}

@@ -5,10 +5,15 @@ A solver with few evaluations cannot map every noise to the teacher's image, and
 images that it cannot reach. The distribution of its images can still match the teacher's. Because both sides start from
 the same noises, most of the finite-sample error cancels. The features must not come from the network that measures FID
 afterwards.
+
+What one network does not see may get worse while what it sees gets better. So the features of several networks stand
+side by side, each scaled so that its own distance is 1 at the start, and no step is kept after which the distance of
+any of them is above that.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -23,17 +28,19 @@ from s4spipe.runtime import distributed
 from s4spipe.runtime.errors import UserError
 from s4spipe.sampling.loop import sample
 
-FeatureFn = Callable[[Tensor], Tensor]  # samples [B, ...] -> features [B, d]
+FeatureFn = Callable[[Tensor], Sequence[Tensor]]  # samples [B, ...] -> features [B, d] of each network
 
 SHORTENINGS = 5  # step lengths to try, each a quarter of the previous one, until the distance falls
 DAMPING = 1e-3  # of the curvature in the first step
+EXACT = 1e-9  # a network's distance, of the variance of its features, below which the samples are the teacher's
 
 
 @dataclass(frozen=True)
 class Problem:
     """The objective: the Fréchet distance between the samples from the noises of `pairs` and the teacher's.
 
-    `feature_fn` must be differentiable.
+    `feature_fn` must be differentiable. `networks` has for each how many features it has, and what they are multiplied
+    by.
     """
 
     parameters: Parameters
@@ -41,14 +48,37 @@ class Problem:
     pairs: Pairs
     feature_fn: FeatureFn
     micro_batch_size: int
+    networks: Sequence[tuple[int, float]] = ()
+
+    @torch.no_grad()
+    def scaled(self) -> "Problem":
+        """The same problem, each network's features scaled so that their own distance is 1.
+
+        Raises UserError for a network whose features are the same for all samples.
+        """
+        widths = [part.shape[1] for part in self.feature_fn(self.pairs.x_0[:1])]
+        plain = replace(self, networks=[(width, 1.0) for width in widths])
+        goal, networks = plain.goal(), []
+        distances = plain.values(goal)[1:]
+        variances = [part.sum().item() for part in goal[1].diag().split(widths)]
+        for width, distance, variance in zip(widths, distances, variances, strict=True):
+            if not variance:
+                raise blind()
+            networks.append((width, max(distance, EXACT * variance) ** -0.5))
+        return replace(self, networks=networks)
 
     def goal(self) -> Statistics:
         """The statistics of the teacher's samples."""
         return frechet.statistics(self._gather(self.features(some.x_0) for _, some in self._own()))
 
+    def seen(self, x: Tensor) -> Tensor:
+        """The features [B, d] of all networks, scaled."""
+        parts = zip(self.networks, self.feature_fn(x), strict=True)
+        return torch.cat([scale * part for (_, scale), part in parts], 1)
+
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
-        return self.feature_fn(x).cpu().double()
+        return self.seen(x).cpu().double()
 
     def _own(self) -> Iterator[tuple[Tensor, Pairs]]:
         """The pairs of this process, in micro-batches, with their indices."""
@@ -61,12 +91,19 @@ class Problem:
         )
 
     @torch.no_grad()
-    def value(self, goal: Statistics) -> float:
-        """The distance; infinite if the parameters define no valid solver."""
+    def values(self, goal: Statistics) -> list[float]:
+        """The distance, and that of each network's features alone; infinite if the parameters define no valid solver,
+        or one that diverges."""
+        infinite = [float("inf")] * (1 + len(self.networks))
         if (table := self.parameters.table()) is None:
-            return float("inf")
+            return infinite
         ends = (sample(self.denoiser, table, some.x_T, some.condition, check=False) for _, some in self._own())
-        return frechet.distance_and_slope(self._gather(map(self.features, ends)), goal)[0]
+        features = self._gather(map(self.features, ends))
+        if not features.isfinite().all():
+            return infinite
+        own, last = frechet.statistics(features), accumulate(width for width, _ in self.networks)
+        spans = [slice(None), *(slice(end - width, end) for (width, _), end in zip(self.networks, last, strict=True))]
+        return [frechet.distance((own[0][s], own[1][s, s]), (goal[0][s], goal[1][s, s])) for s in spans]
 
     def value_and_slope(
         self, goal: Statistics, number: int | None = None, below: float = float("inf")
@@ -88,7 +125,7 @@ class Problem:
         for index, some, path in paths:
             end = path.end.detach().requires_grad_()
             with torch.enable_grad():
-                features = self.feature_fn(end)
+                features = self.seen(end)
             outputs = [by_features[index]]
             if number is not None:
                 outputs.append(2**0.5 * probe(number, index, features.detach()))
@@ -104,7 +141,8 @@ class Problem:
 
 def refine(task: Task, feature_fn: FeatureFn, steps: int) -> list[dict]:
     """Refine all parameters of the student in place by BFGS, and leave it at those that are best on the validation
-    pairs (its start, if nothing is better).
+    pairs (its start, if nothing is better). Of these, only such count after which no network sees more distance there
+    than at the start.
 
     The first step uses the Gauss-Newton curvature (see `Problem.value_and_slope`). It is too large, because T would
     change too. So the inverse is then scaled to the curvature that was observed, and updated (Nocedal and Wright 2006,
@@ -116,18 +154,21 @@ def refine(task: Task, feature_fn: FeatureFn, steps: int) -> list[dict]:
     training, validation, nfe = task.training, task.validation, task.student.nfe
     parameters = Parameters(task.student, (COEFFICIENTS, TIMES))
     problem = Problem(parameters, task.denoiser, training, feature_fn, task.micro_batch_size)
-    judge = Problem(parameters, task.denoiser, validation, feature_fn, task.micro_batch_size)
+    state = task.scratch.load("refine")
+    problem = replace(problem, networks=state["networks"]) if state else problem.scaled()
+    judge = replace(problem, pairs=validation)
     goals = problem.goal(), judge.goal()
-    if not (state := task.scratch.load("refine")):
+    if not state:
         value, slope, curvature = problem.value_and_slope(goals[0], task.seed)
         damped = curvature + DAMPING * torch.diag(curvature.diag() + curvature.diag().mean())
         if not damped.any():
-            raise UserError("perceptual.network: its features are the same whatever the solver (all derivatives are "
-                            "0), so it cannot refine: use another network, or leave refined empty")  # fmt: skip
-        spent = len(training) * adjoint.evaluations(nfe, 2)
-        first = {"epoch": 0, "train": value, "validation": judge.value(goals[1]), "evaluations": spent}
+            raise blind()
+        validation_value, *limits = judge.values(goals[1])
+        spent = len(training) * (adjoint.evaluations(nfe, 2) + nfe)
+        first = {"epoch": 0, "train": value, "validation": validation_value, "evaluations": spent}
         state = {"slope": slope, "inverse": torch.linalg.inv(damped), "history": [first], "stuck": False}
-        state |= {"now": parameters.get(), "best": parameters.get()}
+        state |= {"now": parameters.get(), "best": parameters.get(), "least": validation_value}
+        state |= {"networks": problem.networks, "limits": limits}
         if distributed.is_main():
             task.scratch.save("refine", state)
     distributed.barrier()  # all must have read the progress before one continues
@@ -139,16 +180,22 @@ def refine(task: Task, feature_fn: FeatureFn, steps: int) -> list[dict]:
         state = step_of_bfgs(problem, goals[0], state, first=step == 0)
         parameters.put(state["now"])
         row = state["history"][-1]
-        row |= {"epoch": step + 1, "validation": judge.value(goals[1])}
+        value, *values = judge.values(goals[1])
+        row |= {"epoch": step + 1, "validation": value}
         row["evaluations"] += len(validation) * nfe
-        if row["validation"] < min(past["validation"] for past in state["history"][:-1]):
-            state["best"] = state["now"]
+        if value < state["least"] and all(now <= limit for now, limit in zip(values, state["limits"], strict=True)):
+            state |= {"best": state["now"], "least": value}
         bar.set_postfix(validation=f"{row['validation']:.2e}")
         if distributed.is_main():
             task.scratch.save("refine", state)
 
     parameters.put(state["best"])
     return state["history"]
+
+
+def blind() -> UserError:
+    return UserError("perceptual.network: its features are the same whatever the solver, so it cannot refine: use "
+                     "another network, or leave refined empty")  # fmt: skip
 
 
 def step_of_bfgs(problem: Problem, goal: Statistics, state: dict, first: bool) -> dict:

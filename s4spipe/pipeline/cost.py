@@ -28,7 +28,7 @@ def network_evaluations(params: Params) -> dict[str, int]:
         tried = min(starts.TRIAL_PAIRS, settings.pairs) * candidates if candidates > 1 else 0
         parts[f"learning {name}"] = (tried + _of_learner(settings)) * total
     refine = params.refine
-    of_refine = adjoint.evaluations(1, 2) * refine.pairs
+    of_refine = (1 + adjoint.evaluations(1, 2)) * refine.pairs
     of_refine += refine.steps * (adjoint.evaluations(1, 1) * refine.pairs + refine.validation_pairs)
     for name in params.refined:
         parts[f"learning {name}"] += of_refine * total

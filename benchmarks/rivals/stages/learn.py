@@ -56,13 +56,14 @@ def main(name: str, seed: int, row: str, schedule: str | None) -> None:
         return judged(table) | {"evaluations": cost["evaluations"], "solver": cost.get("solver", ""),
                                 "seconds": cost["seconds"]}  # fmt: skip
 
-    nfes = [teacher_nfe] if row == "teacher" else settings["nfe"]
+    confirms = name in confirmation.MODELS
+    nfes = [teacher_nfe] if row == "teacher" else settings["confirmation_nfe" if confirms else "nfe"]
     cells = [{"nfe": nfe, "seed": seed, **scratch.once(f"cell-{nfe}", lambda nfe=nfe: measured(nfe))} for nfe in nfes]
     file = f"{name}/{row}{f'_{schedule}' if schedule else ''}-{seed}.json"
     # What a clock says differs from run to run: it is no result.
     write_json(f"timings/{file}", {cell["nfe"]: cell.pop("seconds") for cell in cells if "seconds" in cell})
     # Apart, so that nothing but their own stage makes those of the confirmation models.
-    write_json(f"{'confirmed' if name in confirmation.MODELS else 'results'}/{file}", cells)
+    write_json(f"{'confirmed' if confirms else 'results'}/{file}", cells)
     scratch.clear()
 
 
