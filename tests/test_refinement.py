@@ -178,6 +178,7 @@ def test_a_network_that_sees_little_harms_alone_and_not_beside_another(narrow, t
     assert distance(beside) <= before
 
 
-def test_features_that_are_all_the_same_are_refused(tmp_path):
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_features_that_are_all_the_same_are_refused(value, tmp_path):
     with pytest.raises(UserError, match=r"^perceptual\.network: its features are the same whatever the solver"):
-        refine(make(), tmp_path, seeing=lambda x: [0 * x, x])
+        refine(make(), tmp_path, seeing=lambda x: [0 * x + value, x])

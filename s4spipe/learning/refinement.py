@@ -33,6 +33,7 @@ FeatureFn = Callable[[Tensor], Sequence[Tensor]]  # samples [B, ...] -> features
 SHORTENINGS = 5  # step lengths to try, each a quarter of the previous one, until the distance falls
 DAMPING = 1e-3  # of the curvature in the first step
 EXACT = 1e-9  # a network's distance, of the variance of its features, below which the samples are the teacher's
+ROUNDING = 1e-12  # a variance of features, of their mean's square, below which they are all the same
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,9 @@ class Problem:
         plain = replace(self, networks=[(width, 1.0) for width in widths])
         goal, networks = plain.goal(), []
         distances = plain.values(goal)[1:]
-        variances = [part.sum().item() for part in goal[1].diag().split(widths)]
-        for width, distance, variance in zip(widths, distances, variances, strict=True):
-            if not variance:
+        sizes, variances = ([part.sum().item() for part in x.split(widths)] for x in (goal[0].square(), goal[1].diag()))
+        for width, distance, size, variance in zip(widths, distances, sizes, variances, strict=True):
+            if variance <= ROUNDING * size:
                 raise blind()
             networks.append((width, max(distance, EXACT * variance) ** -0.5))
         return replace(self, networks=networks)

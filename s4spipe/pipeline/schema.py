@@ -338,7 +338,7 @@ class Params(Block):
     refine: Refine = key(
         Refine(),
         "Refinement. It minimises the Fréchet distance between the solver's samples and the teacher's from the same "
-        "noises, in features of the network `perceptual`.",
+        "noises, in features of the network `perceptual` with random ones beside.",
     )
     sample: Sample = key(Sample(), "The samples that are compared.")
     reference: Reference = key(

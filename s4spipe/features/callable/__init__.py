@@ -1,16 +1,16 @@
 """The user's own features network: any Python function that returns one."""
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from s4spipe.features.base.embedding import Embedding
 from s4spipe.runtime import user_code
 from s4spipe.runtime.errors import UserError
 
 ROUNDING = 1e-2  # how far apart the features of one image may be, alone and in a batch, relative to their norm
 
 
-class Features(nn.Module):
+class Features(Embedding):
     """A network of the user's, images [B, C, height, width] in [-1, 1] -> features [B, d].
 
     Args:
@@ -53,19 +53,6 @@ class Features(nn.Module):
         if not seen.isfinite().all() and images.isfinite().all():  # a learner tries solvers that may diverge
             raise UserError(f"{self.where}: its network returned features that are not finite")
         return seen.float()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Features [B, d] of images in [0, 255], as clean-fid passes them on."""
-        return self.embed(images / 127.5 - 1)
-
-    def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """The squared distance [B] between the features of images in [-1, 1]."""
-        return (self.embed(x) - self.embed(y)).square().sum(1)
-
-    @staticmethod
-    def resize(image: np.ndarray) -> np.ndarray:
-        """An image [height, width, C], as float32: the network is given images as they are."""
-        return image.astype(np.float32)
 
 
 def load(path: str, key: str, source: str) -> Features:

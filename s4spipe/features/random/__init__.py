@@ -7,14 +7,16 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, conv2d, silu
+
+from s4spipe.features.base.embedding import Embedding
 
 WIDTH, SCALES, SMALLEST = 24, 4, 4  # channels of a layer; how often an image is halved at most, and to which side
 SIZE = 64  # of the features
 
 
-class RandomFeatures(nn.Module):
+class RandomFeatures(Embedding):
     """Two layers of random filters on an image and its halved copies: means by quarter and deviations of the channels,
     projected at random to 64 numbers.
 
@@ -48,19 +50,6 @@ class RandomFeatures(nn.Module):
 
     def _filters(self, scale: int, layer: int, channels: int) -> Tensor:
         return _normal((WIDTH, channels, 3, 3), self.seed, scale, layer) * (2 / (9 * channels)) ** 0.5
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Features [B, 64] of images in [0, 255], as clean-fid passes them on."""
-        return self.embed(images / 127.5 - 1)
-
-    def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """The squared distance [B] between the features of images in [-1, 1]."""
-        return (self.embed(x) - self.embed(y)).square().sum(1)
-
-    @staticmethod
-    def resize(image: np.ndarray) -> np.ndarray:
-        """An image [height, width, C], as float32: the network is given images as they are."""
-        return image.astype(np.float32)
 
 
 @lru_cache(maxsize=64)
