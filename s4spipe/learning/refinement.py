@@ -33,7 +33,7 @@ FeatureFn = Callable[[Tensor], Sequence[Tensor]]  # samples [B, ...] -> features
 SHORTENINGS = 5  # step lengths to try, each a quarter of the previous one, until the distance falls
 DAMPING = 1e-3  # of the curvature in the first step
 EXACT = 1e-9  # a network's distance, of the variance of its features, below which the samples are the teacher's
-ROUNDING = 1e-12  # a variance of features, of their mean's square, below which they are all the same
+ROUNDING = 1e-15  # a variance of features, of their mean square, below which they are all the same
 
 
 @dataclass(frozen=True)
