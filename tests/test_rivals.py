@@ -134,16 +134,17 @@ def test_the_tables_mark_the_lowest_and_say_how_far_ahead_free_is():
     ]
 
 
-def test_the_page_is_of_the_rows_that_are_there_and_the_documentation_shows_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("folder", "shows"), [("results", "benchmarks"), ("confirmed", "confirmation")])
+def test_the_page_is_of_the_rows_that_are_there_and_the_documentation_shows_it(folder, shows, tmp_path, monkeypatch):
     """In the documentation are the distances to the teacher's samples, the first table of every section."""
-    shown = Path("docs/results/benchmarks.md").read_text()
-    shutil.copytree(HERE / "results", tmp_path / "results")
+    shown = Path(f"docs/results/{shows}.md").read_text()
+    shutil.copytree(HERE / folder, tmp_path / folder)
     for name in ("params.yaml", timings.FILE):
         shutil.copy(HERE / name, tmp_path)
     monkeypatch.chdir(tmp_path)
-    run(report.main)
-    tables = Path("results/tables.md").read_text()
-    assert (HERE / "results/tables.md").read_text() == tables
+    run(report.main, folder)
+    tables = Path(f"{folder}/tables.md").read_text()
+    assert (HERE / f"{folder}/tables.md").read_text() == tables
     for section in tables.split("## ")[1:]:
         assert next(part for part in section.split("\n\n") if part.startswith("|")) in shown
 
