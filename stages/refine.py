@@ -34,7 +34,7 @@ def main(params: Params, name: str, nfe: int) -> None:
     fitted, _ = places.learned("fits", cell)
     files = (params.model.weights, fitted, seeing.weights, places.pairs("train"), places.pairs("validation"))
     model, block = dataclasses.asdict(stage.model_settings(params)), settings.model_dump()
-    scratch = Scratch(fingerprint("refine", nfe, block, seeing.model_dump(), model, files=files))
+    scratch = Scratch(fingerprint("refine", BESIDE, nfe, block, seeing.model_dump(), model, files=files))
     start = Tableau.load(fitted)
     student = Free(start, late=start.meta.get("params", {}).get("late", True))
 

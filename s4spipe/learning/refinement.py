@@ -7,8 +7,8 @@ the same noises, most of the finite-sample error cancels. The features must not 
 afterwards.
 
 What one network does not see may get worse while what it sees gets better. So the features of several networks stand
-side by side, each scaled so that its own distance is 1 at the start, and no step is kept after which the distance of
-any of them is above that.
+side by side, each scaled so that its own distance is 1 at the start, and no step is kept after which any of them sees
+more distance than at the start.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
