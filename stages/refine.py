@@ -5,7 +5,7 @@ import dataclasses
 import click
 from torch import Tensor
 
-from s4spipe.features.random import RandomFeatures
+from s4spipe.features.random import BESIDE, RandomFeatures
 from s4spipe.learning import refinement
 from s4spipe.learning.families import Free
 from s4spipe.learning.pairs import Pairs
@@ -17,8 +17,6 @@ from s4spipe.runtime import distributed
 from s4spipe.runtime.files import write_json
 from s4spipe.runtime.scratch import Scratch, fingerprint
 from s4spipe.sampling.tableau import Tableau
-
-BESIDE = 1  # seed of the random features beside those of the network; FID's are those of seed 0
 
 
 @stage.divided

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.rivals.problems.problem import FeatureFn, Problem
 from s4spipe.features.base import frechet
-from s4spipe.features.random import RandomFeatures
+from s4spipe.features.random import BESIDE, RandomFeatures
 from s4spipe.learning import adam, distance, families, frequency, gauss_newton, refinement, starts
 from s4spipe.learning.families import Family, Free, Times
 from s4spipe.learning.pairs import Pairs
@@ -32,7 +32,6 @@ DISTANCE = distance.pseudo_huber
 MICRO_BATCH_SIZE = 200
 ADAM_BATCH_SIZE, LEARNING_RATE = 20, 0.03
 NEWTON_BATCH_SIZE, NEWTON_STEPS = 200, 10
-BESIDE = RandomFeatures(1)
 FREE_START, SKIP = "dpmpp_3m", (0.0, 0.1, 0.2, 0.3)
 
 Cost = dict[str, Any]
@@ -168,7 +167,7 @@ def free_fit(cell: Cell, settings: dict[str, Any]) -> tuple[Family, int]:
 
 def with_random(problem: Problem, net: FeatureFn, x: Tensor) -> list[Tensor]:
     """What a refinement sees of samples, as the pipeline's does: by a network, and by random features."""
-    return [net(x), BESIDE.embed(problem.denoiser.decode(x))]
+    return [net(x), RandomFeatures(BESIDE).embed(problem.denoiser.decode(x))]
 
 
 SPECIAL: dict[str, Callable[[Cell], tuple[Tableau, Cost]]] = {"classical": best_classical, "gits": gits, "dmn": dmn}

@@ -14,6 +14,7 @@ from s4spipe.features.base.embedding import Embedding
 
 WIDTH, SCALES, SMALLEST = 24, 4, 4  # channels of a layer; how often an image is halved at most, and to which side
 SIZE = 64  # of the features
+BESIDE = 1  # the seed of those that a refinement sees beside its network's; FID's are of seed 0
 
 
 class RandomFeatures(Embedding):
