@@ -19,6 +19,7 @@ from s4spipe.runtime.files import write_text
 from s4spipe.runtime.scratch import Scratch, fingerprint
 from s4spipe.sampling.loop import sample
 from s4spipe.sampling.tableau import Tableau
+from s4spipe.sampling.tableau.basis import PLAIN
 from s4spipe.solvers import registry
 from stages import learn
 
@@ -67,7 +68,7 @@ def main(params: Params, nfe: int, count: int) -> None:
         changed, changed_start = ROWS[name]
         block = Learner.model_validate(alt.model_dump() | changed)
         start = Start.model_validate(alt_start.model_dump() | changed_start)
-        student = learn.student_of(block, registry.make(start.solver, start.schedules[0], setting.noise, nfe))
+        student = learn.student_of(block, registry.make(start.solver, start.schedules[0], setting.noise, nfe), PLAIN)
         net = loading.load(params.perceptual.network, params.perceptual.weights, setting.device)
         distance_fn = distance.build(block.distance, net, setting.denoiser.decode)
         training, validation = setting.pairs(block.pairs, block.validation_pairs)

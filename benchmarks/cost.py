@@ -19,6 +19,7 @@ from s4spipe.pipeline.tables import candidates
 from s4spipe.runtime.files import write_text
 from s4spipe.runtime.scratch import Scratch, fingerprint
 from s4spipe.sampling.tableau import Tableau
+from s4spipe.sampling.tableau.basis import PLAIN
 from s4spipe.solvers import registry
 from stages import learn
 
@@ -39,7 +40,7 @@ def main(params: Params, steps: int) -> None:
 
     def same_family(nfe: int) -> Family:
         start = registry.make(alt_start.solver, alt_start.schedules[0], setting.noise, nfe)
-        return learn.student_of(alt, start)
+        return learn.student_of(alt, start, PLAIN)
 
     def task(student: Family, name: str, seed: int) -> Task:
         own = Scratch(f"{scratch.folder.name}/{name}")

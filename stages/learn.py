@@ -7,7 +7,7 @@ import click
 import torch
 
 import s4spipe
-from s4spipe.learning import adam, distance, frequency, gauss_newton, starts
+from s4spipe.learning import adam, distance, frequency, gauss_newton, starts, whitening
 from s4spipe.learning.families import LMS, Banded, Family, Times
 from s4spipe.learning.pairs import Pairs
 from s4spipe.learning.task import COEFFICIENTS, TIMES, Task, check_history, plain
@@ -49,7 +49,7 @@ def main(params: Params, folder: str, name: str, nfe: int) -> None:
     files = [params.model.weights, places.starts(cell), places.pairs("train"), places.pairs("validation")]
     files += [seeing.weights] if seeing else []
     model, block = dataclasses.asdict(stage.model_settings(params)), settings.model_dump(exclude_none=True)
-    scratch = Scratch(fingerprint(name, nfe, block, model, files=tuple(files)))
+    scratch = Scratch(fingerprint(name, nfe, block, model, whitening.PAIRS, files=tuple(files)))
     newton = settings.optimizer == "gauss_newton"
     student = student_of(settings, start, PLAIN if newton else basis)  # stays on the CPU: a few dozen numbers
     task = Task(student, denoiser, training, validation, scratch, settings.seed, micro_batch_size, f"{name} {nfe} NFE")

@@ -58,7 +58,7 @@ def test_an_epoch_in_vain_is_undone_and_halves_the_rate_of_what_it_moved(tmp_pat
     assert min(losses[1:]) > losses[0]
     assert student.of_b.u.abs().max() == 0
     rates = {group["name"]: group["lr"] for group in Scratch(tmp_path).load("fit")["optimizer"]["param_groups"]}
-    assert rates == {"of_b.u": 1e3 / 8, "times.xi": 1e3, "times.xi_c": 1e3}
+    assert rates == {"coefficients": 1e3 / 8, "times.xi": 1e3, "times.xi_c": 1e3}
 
 
 def test_frozen_parameters_stay(tmp_path):

@@ -15,6 +15,7 @@ from benchmarks.rivals.problems import mixture, photos
 from benchmarks.rivals.problems.problem import Problem
 from benchmarks.rivals.stages import learn, pairs, reference, report
 from s4spipe.learning import gauss_newton
+from s4spipe.learning.pairs import Pairs
 from s4spipe.learning.task import COEFFICIENTS, TIMES
 from s4spipe.runtime.files import read_json
 from s4spipe.runtime.scratch import Scratch
@@ -66,6 +67,21 @@ def test_patches_are_cut_from_where_they_say():
             [(whole - p[None, :, None, None]).abs().amax((1, 4, 5)).min() for p in (patch, patch.flip(2))]
         )
         assert apart.min() == 0
+
+
+@pytest.mark.parametrize("row", ["ld3", "dss", "s4s", "s4s_alt"])
+@pytest.mark.parametrize("budget", [0, 2_000, 30_000, 100_000])
+def test_learning_by_adam_spends_its_budget_and_no_more(row, budget, tmp_path, monkeypatch):
+    problem, nfe = Problem("mixture", torch.device("cpu")), 3
+    some = Pairs(torch.zeros(600, *mixture.SHAPE), torch.zeros(600, *mixture.SHAPE), None)
+    cell = rows.Cell(problem, nfe, 0, budget, some, some.take(torch.arange(300)), Scratch(tmp_path))
+    fits = []
+    monkeypatch.setattr(rows.adam, "fit", lambda task, phases, distance, adam: fits.append((phases, adam)))
+    _, cost = rows.learned(cell, SETTINGS["rows"][row])
+    ((phases, adam),) = fits
+    assert adam.plain == (row in ("ld3", "dss"))
+    assert budget - 5 * 600 < cost["evaluations"] / nfe <= budget
+    assert bool(sum(phase.epochs for phase in phases)) == (budget > 2_000)
 
 
 @pytest.mark.parametrize(("learns", "epochs"), [("alternating", 7), ("alternating", 1), ("joint", 5), ("times", 3)])

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from benchmarks.rivals.problems.problem import FeatureFn, Problem
 from s4spipe.features.base import frechet
 from s4spipe.features.random import BESIDE, RandomFeatures
-from s4spipe.learning import adam, distance, families, frequency, gauss_newton, refinement, starts
+from s4spipe.learning import adam, distance, families, frequency, gauss_newton, refinement, starts, whitening
 from s4spipe.learning.families import Family, Free, Times
 from s4spipe.learning.pairs import Pairs
 from s4spipe.learning.task import COEFFICIENTS, TIMES, Task
@@ -105,16 +106,24 @@ def dmn(cell: Cell) -> tuple[Tableau, Cost]:
 
 
 def learned(cell: Cell, settings: dict[str, Any]) -> tuple[Tableau, Cost]:
-    """A family by Adam, within the budget."""
-    learns, radius = settings["learns"], settings["radius"]
+    """A family by Adam, within the budget: `whitened` as the pipeline's is, or else plainly, as rivals have it."""
+    learns, radius, whitened = settings["learns"], settings["radius"], settings.get("whitened", False)
     start = cell.classical(settings["solver"], settings["schedule"])
     times = None if learns == "coefficients" else Times(cell.noise, start.t)
     student = families.make(settings["family"], start, times, order=cell.order)
+    spent = partial(spending, cell, radius, whitened)
+    epochs = next(n for n in count() if spent(phases(learns, n + 1)) > cell.budget)
+    chosen = phases(learns, epochs)
+    rates = adam.Adam(ADAM_BATCH_SIZE, LEARNING_RATE, radius, plain=not whitened)
+    adam.fit(cell.task(student), chosen, DISTANCE, rates)
+    return student(), {"evaluations": spent(chosen) * cell.nfe}
+
+
+def spending(cell: Cell, radius: float, whitened: bool, phases: Sequence[adam.Phase]) -> int:
+    """Network evaluations of learning by Adam, for every evaluation of a sample."""
     each = (3 + (radius > 0)) * len(cell.training) + len(cell.validation)
-    epochs = cell.budget // each
-    rates = adam.Adam(ADAM_BATCH_SIZE, LEARNING_RATE, radius)
-    adam.fit(cell.task(student), phases(learns, epochs), DISTANCE, rates)
-    return student(), {"evaluations": epochs * each * cell.nfe}
+    begun = whitened * sum(COEFFICIENTS in phase.learns for phase in phases if phase.epochs)
+    return sum(phase.epochs for phase in phases) * each + begun * whitening.EVALUATIONS
 
 
 def phases(learns: str, epochs: int) -> list[adam.Phase]:

@@ -3,18 +3,19 @@ coefficients."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from s4spipe.learning import relaxed
+from s4spipe.learning.distance import DistanceFn
 from s4spipe.learning.pairs import Pairs
 from s4spipe.learning.task import COEFFICIENTS, TIMES, Task, in_micro_batches, kind
+from s4spipe.learning.whitening import Whitened
 from s4spipe.runtime import distributed
 from s4spipe.sampling.loop import sample
-
-DistanceFn = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,13 @@ class Adam:
         batch_size: pairs per minibatch.
         learning_rate: initial learning rate of every parameter.
         radius: noises may move by r = radius * dim(x) * m^(-5/2) sigma_T; 0 keeps them fixed.
+        plain: Adam as rivals have it: coefficients are not whitened, and an epoch ends where its last minibatch does.
     """
 
     batch_size: int
     learning_rate: float
     radius: float = 0.0
+    plain: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,10 @@ def fit(task: Task, phases: Sequence[Phase], distance: DistanceFn, adam: Adam) -
     """Learn the student in place, and leave it at the parameters that are best on the validation pairs.
 
     This minimises E min_{|x'_T - x_T| <= r sigma_T} d(student(x'_T), teacher(x_T)) (Sec. 3.1.2) with Adam; gradients
-    are clipped at norm 1. An epoch that does not lower the validation loss is undone, and halves the learning rates of
-    what it moved. So one initial rate suits every NFE, and times as well as coefficients.
+    are clipped at norm 1. Coefficients are whitened at the start of every phase that learns them (see `Whitened`). An
+    epoch ends at the mean of the parameters over its second half, which is closer to the minimum than the last ones,
+    which scatter around it (Polyak and Juditsky 1992). An epoch that does not lower the validation loss is undone, and
+    halves the learning rates of what it moved. So one initial rate suits every NFE, and times as well as coefficients.
 
     Every minibatch moves the parameters, and then its own x'_T by projected gradient descent. A move is kept if it
     lowers the loss of its pair. The rate of the moves is halved after an epoch that kept none (as in LD3, Tong et al.
@@ -76,11 +81,15 @@ def fit(task: Task, phases: Sequence[Phase], distance: DistanceFn, adam: Adam) -
     """
     student, denoiser, training, validation = task.student, task.denoiser, task.training, task.validation
     parameters = dict(student.named_parameters())
-    groups = [{"params": [p], "name": name} for name, p in parameters.items()]
+    white = None if adam.plain else Whitened.of(task, distance, adam.batch_size)
+    moving = parameters if white is None else white.instead(parameters)
+    groups = [{"params": [p], "name": name} for name, p in moving.items()]
     optimizer = torch.optim.Adam(groups, adam.learning_rate)  # one group per parameter, for separate rates
+    everything = parameters | moving
     unit = student.noise.sigma_T
     limit = unit * relaxed.radius(adam.radius, training.x_T[0].numel(), student.parameter_count)
     epochs = [phase.learns for phase in phases for _ in range(phase.epochs)]
+    firsts = set(accumulate((phase.epochs for phase in phases), initial=0))
 
     def losses(pairs: Pairs, index: Tensor, x_T: Tensor, call: Callable) -> Tensor:
         condition = None if pairs.condition is None else pairs.condition[index]
@@ -94,11 +103,13 @@ def fit(task: Task, phases: Sequence[Phase], distance: DistanceFn, adam: Adam) -
         return distributed.gather(values, own, len(validation)).mean().item()
 
     def clone() -> dict[str, Tensor]:
-        return {name: p.detach().clone() for name, p in parameters.items()}
+        return {name: p.detach().clone() for name, p in everything.items()}
 
     if state := task.scratch.load("fit"):
-        restore(parameters, state["best"])
+        restore(everything, state["best"])
         optimizer.load_state_dict(state["optimizer"])
+        if white and "white" in state:
+            white.start, white.by_v = state["white"]
         state["moved"] = state["moved"].to(training.x_T.device)
     else:
         state = {"epoch": 0, "moved": training.x_T.clone(), "rate": 12 / len(student.t), "best": clone()}
@@ -109,14 +120,21 @@ def fit(task: Task, phases: Sequence[Phase], distance: DistanceFn, adam: Adam) -
     rest = range(state["epoch"], len(epochs))
     for epoch in (bar := distributed.progress(rest, task.description, len(epochs), initial=state["epoch"])):
         learning = [group for group in optimizer.param_groups if kind(group["name"]) in epochs[epoch]]
+        number = task.seed * 100_003 + epoch
+        whitened = white if COEFFICIENTS in epochs[epoch] else None
+        if whitened and epoch in firsts:
+            whitened.begin(number)
+            optimizer.state.pop(whitened.v, None)
+            state |= {"best": clone(), "white": (whitened.start, whitened.by_v)}
         for name, p in parameters.items():
             p.requires_grad_(kind(name) in epochs[epoch])
-        order = torch.randperm(len(training), generator=torch.Generator().manual_seed(task.seed * 100_003 + epoch))
-        epoch_losses, owned, moves = [], [], 0
+        order = torch.randperm(len(training), generator=torch.Generator().manual_seed(number))
+        epoch_losses, owned, moves, ends = [], [], 0, []
         for index in order.to(moved.device).split(adam.batch_size):
             own = distributed.shard(index)
             x_T = moved[own].requires_grad_(limit > 0)
-            optimizer.zero_grad()
+            for p in everything.values():
+                p.grad = None
             parts = []
             for some, x in in_micro_batches(own, x_T, task.micro_batch_size):
                 loss = losses(training, some, x, recomputed(denoiser))
@@ -126,9 +144,14 @@ def fit(task: Task, phases: Sequence[Phase], distance: DistanceFn, adam: Adam) -
             for p in parameters.values():
                 if p.requires_grad:
                     p.grad = distributed.all_reduce(torch.zeros_like(p) if p.grad is None else p.grad) / len(index)
-            torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+            if whitened:
+                whitened.pull()
+            torch.nn.utils.clip_grad_norm_(moving.values(), 1.0)
             optimizer.step()
+            if whitened:
+                whitened.push()
             student.clip()
+            ends.append(clone())
             if limit > 0 and len(own):
                 assert x_T.grad is not None
                 step = state["rate"] * unit**2 * x_T.grad
@@ -146,6 +169,9 @@ def fit(task: Task, phases: Sequence[Phase], distance: DistanceFn, adam: Adam) -
         moves = int(distributed.all_reduce(torch.tensor(moves)))
         if moves == 0:
             state["rate"] /= 2
+        if not adam.plain:
+            second_half = ends[len(ends) // 2 :]
+            restore(everything, {name: torch.stack([end[name] for end in second_half]).mean(0) for name in everything})
         row = {
             "epoch": epoch + 1,
             "learns": "+".join(epochs[epoch]),
@@ -156,7 +182,7 @@ def fit(task: Task, phases: Sequence[Phase], distance: DistanceFn, adam: Adam) -
         if row["validation"] < min(past["validation"] for past in history):
             state["best"] = clone()
         else:
-            restore(parameters, state["best"])
+            restore(everything, state["best"])
             for group in learning:
                 group["lr"] /= 2
                 optimizer.state.pop(group["params"][0], None)  # its moments are misleading

@@ -20,12 +20,11 @@ def pseudo_huber(x: Tensor, y: Tensor) -> Tensor:
     return ((x - y).square().flatten(1).sum(1) + c**2).sqrt() - c
 
 
+DistanceFn = Callable[[Tensor, Tensor], Tensor]  # x [B, ...], y [B, ...] -> [B]
 DISTANCES = ("l2", "pseudo_huber", "perceptual")
 
 
-def build(
-    name: str, network: Any = None, decode: Callable[[Tensor], Tensor] = lambda x: x
-) -> Callable[[Tensor, Tensor], Tensor]:
+def build(name: str, network: Any = None, decode: Callable[[Tensor], Tensor] = lambda x: x) -> DistanceFn:
     """A distance by its name: (x [B, ...], y [B, ...]) -> [B].
 
     Args:

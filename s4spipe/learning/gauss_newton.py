@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from s4spipe.learning import adjoint
-from s4spipe.learning.adam import DistanceFn
+from s4spipe.learning.distance import DistanceFn
 from s4spipe.learning.families import Banded, Family
 from s4spipe.learning.pairs import Pairs, batches
 from s4spipe.learning.task import Task, kind
@@ -45,6 +45,10 @@ class Parameters:
 
     def get(self) -> Tensor:
         return torch.cat([p.detach().flatten() for p in self.chosen.values()])
+
+    def gradient(self) -> Tensor:
+        """That of the last backward pass; 0 where it did not come."""
+        return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.chosen.values()])
 
     @torch.no_grad()
     def put(self, vector: Tensor) -> None:

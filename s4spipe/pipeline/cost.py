@@ -2,7 +2,7 @@
 
 from math import prod
 
-from s4spipe.learning import adjoint, gauss_newton, starts
+from s4spipe.learning import adjoint, gauss_newton, starts, whitening
 from s4spipe.pipeline import resolve
 from s4spipe.pipeline.schema import Learner, Params
 
@@ -47,12 +47,13 @@ def _of_learner(settings: Learner) -> int:
         fit = settings.epochs * NEWTON_STEP * settings.batch_size + seen * settings.validation_pairs
         plain = settings.bands == 1 and settings.channels == "common"
         return fit if plain else 2 * fit  # of plain numbers, and then of bands
-    epochs = settings.epochs
+    epochs, whitened = settings.epochs, int(settings.learns != "times")
     if settings.learns == "alternating":
-        epochs = settings.warmup_epochs + 2 * settings.epochs * settings.alternations
-    elif settings.learns == "joint":
-        epochs = settings.warmup_epochs + settings.epochs
-    return epochs * ((3 + (settings.radius > 0)) * settings.pairs + settings.validation_pairs)
+        epochs, whitened = 2 * settings.epochs * settings.alternations, settings.alternations
+    if settings.learns in ("alternating", "joint"):
+        epochs += settings.warmup_epochs
+    each = (3 + (settings.radius > 0)) * settings.pairs + settings.validation_pairs
+    return epochs * each + whitened * whitening.EVALUATIONS
 
 
 def gpu_hours(params: Params, gflop: float) -> float:
