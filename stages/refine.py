@@ -42,7 +42,7 @@ def main(params: Params, name: str, nfe: int) -> None:
 
     task = Task(student, denoiser, training, validation, scratch, settings.seed, params.run.micro_batch_size,
                 f"refine {name} {nfe} NFE")  # fmt: skip
-    history = refinement.refine(task, feature_fn, settings.steps)
+    history = refinement.refine(task, feature_fn, refinement.steps_at(settings.steps, nfe))
     check_history(history, task.description)
     if not distributed.is_main():
         return

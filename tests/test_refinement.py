@@ -103,6 +103,12 @@ def test_a_trial_that_diverges_is_a_step_too_far(broken, tmp_path):
     assert min(row["validation"] for row in history) < history[0]["validation"]
 
 
+@pytest.mark.parametrize(("nfe", "steps"), [(1, 18), (2, 9), (3, 6), (4, 4), (5, 3), (6, 3), (8, 3), (50, 3)])
+def test_fewer_evaluations_get_more_steps(nfe, steps):
+    assert refinement.steps_at(3, nfe) == steps
+    assert refinement.steps_at(0, nfe) == 0
+
+
 def test_evaluations_are_counted(tmp_path):
     """Of a trial that is rejected, those of its samples alone."""
 

@@ -194,6 +194,12 @@ def refine(task: Task, feature_fn: FeatureFn, steps: int) -> list[dict]:
     return state["history"]
 
 
+def steps_at(steps: int, nfe: int) -> int:
+    """How many steps a refinement with `steps` in params.yaml makes: so many at 6 evaluations and more. Fewer leave more
+    to refine, and cost less: as many as take the same time."""
+    return max(steps, 6 * steps // nfe)
+
+
 def blind() -> UserError:
     return UserError("perceptual.network: its features are the same whatever the solver, so it cannot refine: use "
                      "another network, or leave refined empty")  # fmt: skip

@@ -2,7 +2,7 @@
 
 from math import prod
 
-from s4spipe.learning import adjoint, gauss_newton, starts, whitening
+from s4spipe.learning import adjoint, gauss_newton, refinement, starts, whitening
 from s4spipe.pipeline import resolve
 from s4spipe.pipeline.schema import Learner, Params
 
@@ -28,10 +28,11 @@ def network_evaluations(params: Params) -> dict[str, int]:
         tried = min(starts.TRIAL_PAIRS, settings.pairs) * candidates if candidates > 1 else 0
         parts[f"learning {name}"] = (tried + _of_learner(settings)) * total
     refine = params.refine
-    of_refine = (1 + adjoint.evaluations(1, 2)) * refine.pairs
-    of_refine += refine.steps * (adjoint.evaluations(1, 1) * refine.pairs + refine.validation_pairs)
+    begun = (1 + adjoint.evaluations(1, 2)) * refine.pairs
+    step = adjoint.evaluations(1, 1) * refine.pairs + refine.validation_pairs
+    of_refine = sum(nfe * (begun + refinement.steps_at(refine.steps, nfe) * step) for nfe in params.nfe)
     for name in params.refined:
-        parts[f"learning {name}"] += of_refine * total
+        parts[f"learning {name}"] += of_refine
     parts["samples"] = params.sample.count * (teacher.nfe + len(resolve.solvers(params)) * total)
     if params.reference.source == "model":
         parts["reference for FID"] = params.reference.count * params.reference.nfe

@@ -202,7 +202,7 @@ class Learner(Block):
     decoupling: Annotated[float, Field(ge=0, le=0.5)] = key(
         0.5, "how far a network time may be from its step, as a fraction of the smallest step"
     )
-    distance: Annotated[str, _one_of("distance", DISTANCES)] = key("l2", "l2, pseudo_huber, perceptual")
+    distance: Annotated[str, _one_of("distance", DISTANCES)] = key("pseudo_huber", "l2, pseudo_huber, perceptual")
     pairs: Count = key(600)
     validation_pairs: Count = key(300)
     batch_size: Count = key(20)
@@ -219,7 +219,7 @@ class Learner(Block):
 class Refine(Block):
     pairs: Pairs = key(600)
     validation_pairs: Pairs = key(200)
-    steps: Epochs = key(3)
+    steps: Epochs = key(3, "at 6 evaluations and more; at fewer 6 / NFE times as many, which take the same time")
     seed: Seed = key(0)
 
 
@@ -258,7 +258,7 @@ ADAM_16 = {"learns": "joint", "radius": 0.0, "epochs": 16}
 WIDE = Start(schedules=["time_quadratic", "edm", "logsnr", "vp_uniform", "vp_quadratic"], skip=[0.0, 0.1, 0.2, 0.3])
 STARTS = {
     "s4s": Start(solver="ipndm", schedules=["edm"]),
-    "s4s_alt": Start(),
+    "s4s_alt": Start(solver="ipndm"),
     "free": WIDE,
     "free_bands": WIDE,
     "ld3": Start(),
@@ -273,8 +273,7 @@ STARTS = {
 NEWTON = {"learns": "joint", "optimizer": "gauss_newton", "distance": "pseudo_huber", "radius": 0.0}
 FREE = {"family": "free", **NEWTON, "validation_pairs": 200, "batch_size": 200}
 LEARNERS: dict[str, dict[str, Any]] = {
-    "s4s": {"learns": "coefficients", "distance": "pseudo_huber", "validation_pairs": 200, "learning_rate": 0.02,
-            "epochs": 10},
+    "s4s": {"learns": "coefficients", "validation_pairs": 200, "learning_rate": 0.02, "epochs": 10},
     "s4s_alt": {},
     "free": {**FREE, "epochs": 6},
     "free_bands": {**FREE, "epochs": 8, "bands": "auto"},
