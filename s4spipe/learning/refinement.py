@@ -195,8 +195,8 @@ def refine(task: Task, feature_fn: FeatureFn, steps: int) -> list[dict]:
 
 
 def steps_at(steps: int, nfe: int) -> int:
-    """How many steps a refinement with `steps` in params.yaml makes: so many at 6 evaluations and more. Fewer leave more
-    to refine, and cost less: as many as take the same time."""
+    """How many steps a refinement makes whose `steps` in params.yaml are these: so many at 6 evaluations and more, and
+    at fewer, which leave more to refine, as many as take the same time."""
     return max(steps, 6 * steps // nfe)
 
 
