@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from ruamel.yaml import YAML
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from benchmarks.rivals import page, rows, sampling, timings
+from benchmarks.rivals import figure, page, rows, sampling, timings
 from benchmarks.rivals.problems import mixture, photos
 from benchmarks.rivals.problems.problem import Problem
 from benchmarks.rivals.stages import learn, pairs, reference, report
@@ -154,7 +154,8 @@ def test_the_tables_mark_the_lowest_and_say_how_far_ahead_free_is():
 def test_the_page_is_of_the_rows_that_are_there_and_the_documentation_shows_it(folder, shows, tmp_path, monkeypatch):
     """In the documentation are the distances to the teacher's samples, the first table of every section."""
     shown = Path(f"docs/results/{shows}.md").read_text()
-    shutil.copytree(HERE / folder, tmp_path / folder)
+    for name in {folder, "results"}:
+        shutil.copytree(HERE / name, tmp_path / name)
     for name in ("params.yaml", timings.FILE):
         shutil.copy(HERE / name, tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -163,6 +164,18 @@ def test_the_page_is_of_the_rows_that_are_there_and_the_documentation_shows_it(f
     assert (HERE / f"{folder}/tables.md").read_text() == tables
     for section in tables.split("## ")[1:]:
         assert next(part for part in section.split("\n\n") if part.startswith("|")) in shown
+
+
+def test_the_figure_tells_distances_as_parts_of_the_best_classical_solvers(tmp_path):
+    def cells(*values):
+        return [{"nfe": 4, "seed": seed, "to_teacher": value} for seed, value in enumerate(values)]
+
+    rows = {"classical": cells(4, 6), "free": cells(1, 2), "gs": cells(3), "dmn": cells(1)}
+    assert figure.parts(rows, 4) == {"gs": 0.6, "free": 0.3}
+    assert figure.parts(rows | {"classical": []}, 6) == {}
+    figure.draw({"one": rows, "two": rows}, [4, 6], tmp_path / "a.png")
+    figure.draw({"one": rows, "two": rows}, [4, 6], tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def run(command, *arguments):

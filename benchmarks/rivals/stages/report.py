@@ -5,10 +5,11 @@ from typing import Any
 
 import click
 
-from benchmarks.rivals import page, params
+from benchmarks.rivals import figure, page, params
 from s4spipe.runtime.files import read_json, write_text
 
 FOLDERS = {"results": "models", "confirmed": "confirmation"}
+BESIDE = "digits"  # a development model that the figure of the confirmation models shows, too
 
 
 @click.command()
@@ -17,14 +18,22 @@ def main(folder: str) -> None:
     settings, seconds = params.load(), read_json("timings.json")
     if folder == "confirmed":
         settings["nfe"] = settings["confirmation_nfe"]
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for name in settings[FOLDERS[folder]]:
-        for row in (f"{row}{schedule}" for row in settings["rows"] for schedule in ("", "_edm")):
-            for path in sorted(Path(f"{folder}/{name}").glob(f"{row}-[0-9]*.json")):
-                took = seconds.get(f"{name}/{path.stem}", {})
-                cells = found.setdefault(name, {}).setdefault(row, [])
-                cells.extend(with_seconds(cell, took) for cell in read_json(path))
+    found = {name: read(f"{folder}/{name}", settings, seconds) for name in settings[FOLDERS[folder]]}
+    found = {name: rows for name, rows in found.items() if rows}
     write_text(f"{folder}/tables.md", page.page(found, settings))
+    if folder == "confirmed":
+        beside = {f"{BESIDE} (chosen on)": read(f"results/{BESIDE}", settings, seconds)}
+        figure.draw(beside | found, settings["nfe"], Path(folder) / "distances.png")
+
+
+def read(folder: str, settings: dict[str, Any], seconds: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The cells of every row that has been run on a model."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in (f"{row}{schedule}" for row in settings["rows"] for schedule in ("", "_edm")):
+        for path in sorted(Path(folder).glob(f"{row}-[0-9]*.json")):
+            took = seconds.get(f"{Path(folder).name}/{path.stem}", {})
+            rows.setdefault(row, []).extend(with_seconds(cell, took) for cell in read_json(path))
+    return rows
 
 
 def with_seconds(cell: dict[str, Any], took: dict[str, float]) -> dict[str, Any]:
