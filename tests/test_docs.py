@@ -28,6 +28,7 @@ HERE = {
     "'learned=[s4s_alt,gs,ld3]'": "'learned=[gs]' -S 'nfe=[3]'",
     "dvc exp run -S 'searched=[gits]'": "dvc exp run learn@digits-s4s-3 -S 'learned=[s4s]' -S 'searched=[gits]'",
     "dvc exp run -S ++learners.s4s.seed=1": "dvc exp run learn@digits-s4s-3 -S ++learners.s4s.seed=1",
+    "order=3,4": "order=2,3",
     "order=4": "order=2",
     "seed=0,1": "seed=1",
     "radius=0.01,0.02,0.05": "radius=0.01",

@@ -21,7 +21,8 @@ TINY = {
     "classical": ["ddim"],
     "refined": ["free"],
     "teacher": {"nfe": 6, "train": 24, "validation": 12},
-    "starts": {"free": {"solver": "dpmpp_3m", "schedules": ["edm", "logsnr"], "skip": [0.0, 0.2]}},
+    "starts": {"free": {"solver": "dpmpp_3m", "schedules": ["edm", "logsnr"], "skip": [0.0, 0.2]},
+               "s4s_alt": {"solver": "dpmpp_3m"}},  # at NFE 3 it looks back two evaluations: order 2 may be tried
     "learner_defaults": {"pairs": 24, "validation_pairs": 12, "batch_size": 8, "warmup_epochs": 1, "alternations": 1},
     "learners": {"s4s": {"validation_pairs": 12, "epochs": 1},
                  "free": {"validation_pairs": 12, "batch_size": 8, "epochs": 2},
