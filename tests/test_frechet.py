@@ -57,6 +57,24 @@ def test_that_of_a_set_from_itself_is_not_below_zero():
     assert frechet.distance(own, own) == 0
 
 
+def test_extrapolated_it_is_that_of_infinitely_many():
+    """Of pairs that are alike but for what each side has alone, whose distance is known."""
+    n, d, trials = 100, 12, 40
+    A, mean = torch.eye(d).double() + 0.1 * noises(d, d, seed=1), noises(1, d, seed=2)[0] / 4
+    zero, one = torch.zeros(d).double(), torch.eye(d).double()
+    true = frechet.distance((mean, A @ A.T + 0.25 * one), (zero, one))
+    finite, infinite = [], []
+    for k in range(trials):
+        goal = noises(n, d, seed=10 + k)
+        own = mean + goal @ A.T + 0.5 * noises(n, d, seed=100 + k)
+        finite.append(frechet.between(own, goal))
+        infinite.append(frechet.extrapolated(own, goal))
+    bias, left = (torch.tensor(found).mean().item() - true for found in (finite, infinite))
+    assert bias > 0.05 * true
+    assert abs(left) < bias / 5
+    assert frechet.extrapolated(goal, goal) == pytest.approx(0, abs=1e-12)
+
+
 @pytest.mark.parametrize(("n", "d"), [(50, 4), (300, 20), (10, 15), (50, 1)])
 def test_that_of_features_is_that_of_their_statistics(n, d):
     ours, theirs = features(n, d, 1), features(400, d, 5)

@@ -13,13 +13,11 @@ more distance than at the start.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from s4spipe.features.base import frechet
-from s4spipe.features.base.frechet import Statistics
 from s4spipe.learning import adjoint
 from s4spipe.learning.gauss_newton import Parameters, probe
 from s4spipe.learning.pairs import Pairs, batches
@@ -29,10 +27,12 @@ from s4spipe.runtime.errors import UserError
 from s4spipe.sampling.loop import sample
 
 FeatureFn = Callable[[Tensor], Sequence[Tensor]]  # samples [B, ...] -> features [B, d] of each network
+DistanceFn = Callable[[Tensor, Tensor], float]  # of features [n, d] of samples from those of the teacher's
 
 SHORTENINGS = 5  # step lengths to try, each a quarter of the previous one, until the distance falls
 DAMPING = 1e-3  # of the curvature in the first step
 EXACT = 1e-9  # a network's distance, of the variance of its features, below which the samples are the teacher's
+LEAST = 1e-3  # what is told apart of the validation pairs' distance, of about 2 at the start
 ROUNDING = 1e-15  # a variance of features, of their mean square, below which they are all the same
 
 
@@ -61,16 +61,17 @@ class Problem:
         plain = replace(self, networks=[(width, 1.0) for width in widths])
         goal, networks = plain.goal(), []
         distances = plain.values(goal)[1:]
-        sizes, variances = ([part.sum().item() for part in x.split(widths)] for x in (goal[0].square(), goal[1].diag()))
-        for width, distance, size, variance in zip(widths, distances, sizes, variances, strict=True):
-            if variance <= ROUNDING * size:
+        means = [part.mean(0).square().sum().item() for part in goal.split(widths, 1)]
+        variances = [part.var(0).sum().item() for part in goal.split(widths, 1)]
+        for width, distance, mean, variance in zip(widths, distances, means, variances, strict=True):
+            if variance <= ROUNDING * mean:
                 raise blind()
             networks.append((width, max(distance, EXACT * variance) ** -0.5))
         return replace(self, networks=networks)
 
-    def goal(self) -> Statistics:
-        """The statistics of the teacher's samples."""
-        return frechet.statistics(self._gather(self.features(some.x_0) for _, some in self._own()))
+    def goal(self) -> Tensor:
+        """The features [n, d] of the teacher's samples."""
+        return self._gather(self.features(some.x_0) for _, some in self._own())
 
     def seen(self, x: Tensor) -> Tensor:
         """The features [B, d] of all networks, scaled."""
@@ -92,7 +93,7 @@ class Problem:
         )
 
     @torch.no_grad()
-    def values(self, goal: Statistics) -> list[float]:
+    def values(self, goal: Tensor, distance: DistanceFn = frechet.between) -> list[float]:
         """The distance, and that of each network's features alone; infinite if the parameters define no valid solver,
         or one that diverges."""
         infinite = [float("inf")] * (1 + len(self.networks))
@@ -102,12 +103,11 @@ class Problem:
         features = self._gather(map(self.features, ends))
         if not features.isfinite().all():
             return infinite
-        own, last = frechet.statistics(features), accumulate(width for width, _ in self.networks)
-        spans = [slice(None), *(slice(end - width, end) for (width, _), end in zip(self.networks, last, strict=True))]
-        return [frechet.distance((own[0][s], own[1][s, s]), (goal[0][s], goal[1][s, s])) for s in spans]
+        parts = (part.split([width for width, _ in self.networks], 1) for part in (features, goal))
+        return [distance(features, goal), *map(distance, *parts)]
 
     def value_and_slope(
-        self, goal: Statistics, number: int | None = None, below: float = float("inf")
+        self, goal: Tensor, number: int | None = None, below: float = float("inf")
     ) -> tuple[float, Tensor, Tensor]:
         """The distance, its gradient [P] and, if a seed of the probes (`number`) is given, the Gauss-Newton curvature
         [P, P] of the mean of |f - T f|^2 with T held fixed. If the distance is not less than `below`, only the distance
@@ -119,7 +119,7 @@ class Problem:
         by_parameters = self.parameters.jacobian()
         paths = [(*own, adjoint.run(self.denoiser, table, own[1].x_T, own[1].condition)) for own in self._own()]
         value, by_features = frechet.distance_and_slope(
-            self._gather(self.features(path.end) for _, _, path in paths), goal
+            self._gather(self.features(path.end) for _, _, path in paths), frechet.statistics(goal)
         )
         if not value < below:
             return value, slope, curvature
@@ -164,7 +164,7 @@ def refine(task: Task, feature_fn: FeatureFn, steps: int) -> list[dict]:
         damped = curvature + DAMPING * torch.diag(curvature.diag() + curvature.diag().mean())
         if not damped.any():
             raise blind()
-        validation_value, *limits = judge.values(goals[1])
+        validation_value, *limits = watched(judge, goals[1])
         spent = len(training) * (adjoint.evaluations(nfe, 2) + nfe)
         first = {"epoch": 0, "train": value, "validation": validation_value, "evaluations": spent}
         state = {"slope": slope, "inverse": torch.linalg.inv(damped), "history": [first], "stuck": False}
@@ -181,7 +181,7 @@ def refine(task: Task, feature_fn: FeatureFn, steps: int) -> list[dict]:
         state = step_of_bfgs(problem, goals[0], state, first=step == 0)
         parameters.put(state["now"])
         row = state["history"][-1]
-        value, *values = judge.values(goals[1])
+        value, *values = watched(judge, goals[1])
         row |= {"epoch": step + 1, "validation": value}
         row["evaluations"] += len(validation) * nfe
         if value < state["least"] and all(now <= limit for now, limit in zip(values, state["limits"], strict=True)):
@@ -192,6 +192,13 @@ def refine(task: Task, feature_fn: FeatureFn, steps: int) -> list[dict]:
 
     parameters.put(state["best"])
     return state["history"]
+
+
+def watched(judge: Problem, goal: Tensor) -> list[float]:
+    """The distances on the validation pairs. These are few, and what their number adds to a distance rises while the
+    distance falls: so they are extrapolated to infinitely many."""
+    value, *values = judge.values(goal, frechet.extrapolated)
+    return [max(value, LEAST), *values]
 
 
 def steps_at(steps: int, nfe: int) -> int:
@@ -205,7 +212,7 @@ def blind() -> UserError:
                      "another network, or leave refined empty")  # fmt: skip
 
 
-def step_of_bfgs(problem: Problem, goal: Statistics, state: dict, first: bool) -> dict:
+def step_of_bfgs(problem: Problem, goal: Tensor, state: dict, first: bool) -> dict:
     """The state after a step; `stuck` if no step length lowers the distance."""
     parameters, x, slope, inverse = problem.parameters, state["now"], state["slope"], state["inverse"]
     value, spent = state["history"][-1]["train"], state["history"][-1]["evaluations"]

@@ -27,6 +27,22 @@ def distance(own: Statistics, goal: Statistics) -> float:
     return max(0.0, _value(own, goal, values).item())  # rounding may take that of a set from itself below 0
 
 
+def between(features: Tensor, goal: Tensor) -> float:
+    """The distance between features [n, d] and those of a goal [m, d]."""
+    return distance(statistics(features), statistics(goal))
+
+
+def extrapolated(features: Tensor, goal: Tensor) -> float:
+    """The distance between features [n, d] and those of a goal [n, d], as it would be with infinitely many of both.
+
+    With n of them, it is too large by about b / n (Chong and Forsyth 2020, arXiv 1911.07023, sec. 4). So b is told from
+    the distances of two halves. Row i of both must belong together, so that their errors are alike. The result may be
+    below 0, and needs at least 4 rows.
+    """
+    halves = [between(features[k::2], goal[k::2]) for k in (0, 1)]
+    return 2 * between(features, goal) - sum(halves) / 2
+
+
 def distance_and_slope(features: Tensor, goal: Statistics) -> tuple[float, Tensor]:
     """The distance of features [n, d] from a goal, and n times its gradient by the features.
 
