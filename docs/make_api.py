@@ -15,7 +15,8 @@ from typing import Any
 import s4spipe
 from s4spipe import classical, models, noise, scheduler
 from s4spipe.learning import families
-from s4spipe.sampling import loop, rk45
+from s4spipe.sampling import likelihood, loop, rk45
+from s4spipe.sampling.likelihood import Likelihood
 from s4spipe.sampling.tableau.adaptive import Adaptive
 from s4spipe.scheduler.applied import Applied
 from s4spipe.solvers import timesteps
@@ -38,6 +39,8 @@ SECTIONS: list[tuple[str, str, dict[str, Any]]] = [
         "s4spipe.sampling.rk45.solve": rk45.solve,
         "s4spipe.sampling.rk45.Solution": rk45.Solution,
         "s4spipe.sampling.tableau.adaptive.Adaptive": Adaptive,
+        "s4spipe.sampling.likelihood.log_likelihood": likelihood.log_likelihood,
+        "s4spipe.sampling.likelihood.Likelihood": Likelihood,
     }),
     ("In a pipeline of diffusers", "Needs the extra `diffusers`.", {
         "s4spipe.apply": s4spipe.apply,
