@@ -17,6 +17,7 @@ from s4spipe import classical, models, noise, scheduler
 from s4spipe.learning import families
 from s4spipe.sampling import likelihood, loop, rk45
 from s4spipe.sampling.likelihood import Likelihood
+from s4spipe.sampling.predictor_corrector import predictor_corrector
 from s4spipe.sampling.tableau.adaptive import Adaptive
 from s4spipe.scheduler.applied import Applied
 from s4spipe.solvers import timesteps
@@ -41,6 +42,7 @@ SECTIONS: list[tuple[str, str, dict[str, Any]]] = [
         "s4spipe.sampling.tableau.adaptive.Adaptive": Adaptive,
         "s4spipe.sampling.likelihood.log_likelihood": likelihood.log_likelihood,
         "s4spipe.sampling.likelihood.Likelihood": Likelihood,
+        "s4spipe.sampling.predictor_corrector.predictor_corrector": predictor_corrector,
     }),
     ("In a pipeline of diffusers", "Needs the extra `diffusers`.", {
         "s4spipe.apply": s4spipe.apply,
