@@ -15,7 +15,10 @@ from typing import Any
 import s4spipe
 from s4spipe import classical, models, noise, scheduler
 from s4spipe.learning import families
-from s4spipe.sampling import loop
+from s4spipe.sampling import likelihood, loop, rk45
+from s4spipe.sampling.likelihood import Likelihood
+from s4spipe.sampling.predictor_corrector import predictor_corrector
+from s4spipe.sampling.tableau.adaptive import Adaptive
 from s4spipe.scheduler.applied import Applied
 from s4spipe.solvers import timesteps
 
@@ -34,6 +37,12 @@ SECTIONS: list[tuple[str, str, dict[str, Any]]] = [
         "s4spipe.Tableau": s4spipe.Tableau,
         "s4spipe.sample": s4spipe.sample,
         "s4spipe.sampling.loop.Recording": loop.Recording,
+        "s4spipe.sampling.rk45.solve": rk45.solve,
+        "s4spipe.sampling.rk45.Solution": rk45.Solution,
+        "s4spipe.sampling.tableau.adaptive.Adaptive": Adaptive,
+        "s4spipe.sampling.likelihood.log_likelihood": likelihood.log_likelihood,
+        "s4spipe.sampling.likelihood.Likelihood": Likelihood,
+        "s4spipe.sampling.predictor_corrector.predictor_corrector": predictor_corrector,
     }),
     ("In a pipeline of diffusers", "Needs the extra `diffusers`.", {
         "s4spipe.apply": s4spipe.apply,

@@ -13,7 +13,7 @@ from s4spipe.runtime.files import write_tensors
 from s4spipe.runtime.scratch import Scratch, fingerprint
 from s4spipe.sampling.batches import Noises, generate
 from s4spipe.sampling.images import to_uint8
-from s4spipe.sampling.tableau import Tableau
+from s4spipe.sampling.tableau import adaptive
 
 
 @stage.divided
@@ -37,7 +37,7 @@ def of_the_model(params: Params) -> None:
         return fid.batch_features(torch.from_numpy(to_uint8(denoiser.decode(x_0))), net, denoiser.device)
 
     noises = Noises("reference", settings.seed, settings.count)
-    shards = generate(denoiser, Tableau.load(solver), noises, params.run.batch_size, scratch, features)
+    shards = generate(denoiser, adaptive.load(solver), noises, params.run.batch_size, scratch, features)
     if not distributed.is_main():
         list(shards)  # makes its share of them
         return

@@ -45,7 +45,7 @@ def drawings(run: Run) -> Iterator[tuple[str, figures.Figure]]:
         if pairs:
             yield f"coefficients-{nfe}", figures.coefficients(pairs)
         rows = [(f"{cell.solver}  FID {run.cells[cell]['fid']:.2f}", run.images(cell)) for cell in run.cells_at(nfe)]
-        title = f"each column starts from one noise; {nfe} NFE, the teacher {run.teacher.nfe}"
+        title = f"each column starts from one noise; {nfe} NFE, the {tables.teacher_label(run.cells)}"
         yield f"samples-{nfe}", figures.sample_sheet(rows, title)
 
 

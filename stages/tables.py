@@ -8,7 +8,8 @@ from s4spipe.pipeline import stage, tables
 from s4spipe.pipeline.schema import Params
 from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.files import read_json, write_json
-from s4spipe.sampling.tableau import Tableau, load_all, save_all
+from s4spipe.sampling.tableau import Tableau, adaptive, load_all, save_all
+from s4spipe.sampling.tableau.adaptive import Adaptive
 
 
 @stage.command
@@ -16,11 +17,11 @@ def main(params: Params) -> None:
     places, noise = stage.layout(params), noise_schedule(stage.model_settings(params))
     named = read_json(places.schedules / "inputs.json")
     named |= {name: read_json(places.schedules / f"{name}.json") for name in params.searched}
-    made = {places.table(cell): [table] for cell, table in tables.tables(params, noise, named)}
+    made = {places.table(cell): [solver] for cell, solver in tables.tables(params, noise, named)}
     starts = {places.starts(cell): candidates for cell, candidates in tables.start_tables(params, noise, named)}
-    for path, table in made.items():
-        if not there(path, table):
-            table[0].save(path)
+    for path, solver in made.items():
+        if not there(path, solver):
+            solver[0].save(path)
     for path, candidates in starts.items():
         if not there(path, candidates):
             save_all(path, candidates)
@@ -34,14 +35,14 @@ def main(params: Params) -> None:
                 path.unlink()
 
 
-def there(path: Path, tableaux: Sequence[Tableau]) -> bool:
-    """Whether the file already holds these tableaux, up to rounding. The last digits on another processor must not
+def there(path: Path, solvers: Sequence[Tableau | Adaptive]) -> bool:
+    """Whether the file already holds these solvers, up to rounding. The last digits on another processor must not
     count as a change, which would re-run the teacher's pairs and everything after them."""
     try:
-        known = load_all(path) if path.parent.name == "starts" else [Tableau.load(path)]
+        known = load_all(path) if path.parent.name == "starts" else [adaptive.load(path)]
     except UserError:
         return False
-    return len(known) == len(tableaux) and all(a.agrees(b) for a, b in zip(known, tableaux, strict=True))
+    return len(known) == len(solvers) and all(a.agrees(b) for a, b in zip(known, solvers, strict=True))
 
 
 if __name__ == "__main__":

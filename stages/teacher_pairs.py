@@ -2,14 +2,16 @@
 
 import dataclasses
 
+import click
+
 from s4spipe.learning.pairs import Pairs
 from s4spipe.pipeline import stage
 from s4spipe.pipeline.layout import Cell
 from s4spipe.pipeline.schema import Params
 from s4spipe.runtime import distributed
 from s4spipe.runtime.scratch import Scratch, fingerprint
-from s4spipe.sampling.batches import Noises, generate
-from s4spipe.sampling.tableau import Tableau
+from s4spipe.sampling.batches import Noises, evaluations, generate
+from s4spipe.sampling.tableau import adaptive
 
 
 @stage.divided
@@ -20,9 +22,12 @@ def main(params: Params) -> None:
     scratch = Scratch(fingerprint("pairs", model, teacher.seed, files=(params.model.weights, solver)))
     for stream, count in {"train": teacher.train, "validation": teacher.validation}.items():
         noises = Noises(stream, teacher.seed, count)
-        shards = list(generate(denoiser, Tableau.load(solver), noises, params.run.batch_size, scratch))
+        shards = list(generate(denoiser, adaptive.load(solver), noises, params.run.batch_size, scratch))
         if distributed.is_main():
-            Pairs.of(shards).save(places.pairs(stream))
+            spent = evaluations(shards)
+            Pairs.of(shards).save(places.pairs(stream), {"evaluations": spent} if spent else None)
+            if spent:
+                click.echo(f"{stream}: {spent['mean']:g} evaluations per sample, {spent['most']} at most")
     if distributed.is_main():
         scratch.clear()
 

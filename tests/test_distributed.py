@@ -40,6 +40,14 @@ def test_samples_are_the_same_bit_for_bit(tmp_path):
         assert torch.equal(ours, theirs)
 
 
+def test_so_are_those_of_an_adaptive_solver_and_what_they_took(tmp_path):
+    (alone,), (first, second) = (together("adapting", world, tmp_path / str(world)) for world in (1, 2))
+    assert [len(shard["evaluations"]) for shard in alone] == [4, 4, 3]
+    assert second == []
+    for ours, theirs in zip(first, alone, strict=True):
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
 def test_a_fit_is_the_same_to_rounding_even_where_a_minibatch_is_too_small_for_all(tmp_path):
     (alone,), three = (together("fitting", world, tmp_path / str(world)) for world in (1, 3))
     assert sum(row["moves"] for row in alone["history"]) > 0

@@ -12,6 +12,7 @@ from s4spipe.pipeline import cost, stage
 from s4spipe.pipeline import params as parameters
 from s4spipe.pipeline.schema import Params
 from s4spipe.sampling.batches import draw, synchronize
+from s4spipe.sampling.tableau.form import RK45
 
 
 @click.command()
@@ -39,6 +40,11 @@ def report(params: Params) -> str:
     lines += [f"  {part:24} {count:>14,}" for part, count in evaluations.items()]
     total = sum(evaluations.values())
     lines.append(f"  {'total':24} {total:>14,}")
+    for role in ("teacher", "reference"):
+        block = getattr(params, role)
+        if block.solver == RK45:
+            lines.append(f"  (rk45, the {role}, takes what a sample needs, which only running it can tell: counted are "
+                         f"the {block.nfe} that {role}.nfe allows)")  # fmt: skip
     embeddings = stage.model_settings(params).embeddings
     if all(Path(path).exists() for path in (params.model.weights, *([embeddings] if embeddings else []))):
         denoiser = stage.load_model(params)

@@ -14,6 +14,7 @@ from s4spipe.pipeline import resolve
 from s4spipe.pipeline.layout import Cell
 from s4spipe.pipeline.schema import Params
 from s4spipe.report.run import Run
+from s4spipe.report.tables import spent
 from s4spipe.runtime.errors import UserError, explained, unknown
 from s4spipe.sampling.tableau import Tableau
 
@@ -79,7 +80,7 @@ def card(run: Run, cell: Cell, tableau: Tableau, has_scheduler: bool) -> str:
     commit = f", commit {model['commit']}" if "commit" in model else ""
     fingerprint = f" (fingerprint of its files: {model['fingerprint']})" if "fingerprint" in model else ""
     rows = [
-        f"| {row.solver} | {row.nfe} | {numbers['network_calls']} | {numbers['fid']:.3f} "
+        f"| {row.solver} | {spent(row, numbers)} | {numbers['network_calls']} | {numbers['fid']:.3f} "
         f"| {numbers['teacher_distance']:.4f} |"
         for row, numbers in run.cells.items()
         if row.nfe == cell.nfe or row == run.teacher
@@ -113,7 +114,7 @@ features of the network {network}. The last column is the root mean square diffe
 |---|--:|--:|--:|--:|
 {chr(10).join(rows)}
 
-The teacher is {params.teacher.solver} on the schedule {params.teacher.schedule}, with {params.teacher.nfe} NFE.
+The teacher is {run.teachers_name}.
 
 ## How it was made
 

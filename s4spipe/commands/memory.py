@@ -17,8 +17,10 @@ from s4spipe.learning.task import COEFFICIENTS, TIMES
 from s4spipe.models.base.denoiser import Denoiser
 from s4spipe.pipeline import resolve
 from s4spipe.pipeline.schema import Params
+from s4spipe.sampling import rk45
 from s4spipe.sampling.batches import draw
 from s4spipe.sampling.loop import sample
+from s4spipe.sampling.tableau.form import RK45
 from s4spipe.solvers import registry
 
 MEASURED = 2  # evaluations of the pieces; more of them add what is kept of each, and no activations
@@ -35,7 +37,8 @@ def of_sampling(params: Params, denoiser: Denoiser) -> int:
         x_T, condition = draw(denoiser, "sample", 0, range(count))
         denoiser.decode(sample(denoiser, table, x_T, condition))
 
-    nfe = max(*params.nfe, params.teacher.nfe)
+    adaptive = params.teacher.solver == RK45  # keeps the slopes of a step, the state and what they add up to
+    nfe = max(*params.nfe, 2 * len(rk45.NODES) if adaptive else params.teacher.nfe)
     kept = (nfe - MEASURED) * DOUBLE  # a prediction of each evaluation
     return _weights(denoiser) + peak(denoiser.device, piece) + max(0, kept) * count * prod(denoiser.sample_shape)
 

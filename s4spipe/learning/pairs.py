@@ -40,9 +40,10 @@ class Pairs:
         index = index.to(self.x_T.device)
         return Pairs(self.x_T[index], self.x_0[index], None if self.condition is None else self.condition[index])
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, about: object = None) -> None:
+        """Write them, with `about` as the file's metadata."""
         tensors = {"x_T": self.x_T, "x_0": self.x_0}
-        write_tensors(path, tensors if self.condition is None else tensors | {"condition": self.condition})
+        write_tensors(path, tensors if self.condition is None else tensors | {"condition": self.condition}, about)
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device, count: int | None = None) -> "Pairs":

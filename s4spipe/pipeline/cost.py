@@ -13,7 +13,7 @@ NEWTON_STEP = adjoint.evaluations(1, 1 + gauss_newton.PROBES) + 1
 
 def network_evaluations(params: Params) -> dict[str, int]:
     """Network evaluations by part of the pipeline. Under guidance, every evaluation of the denoiser is two of the
-    network.
+    network. Of rk45, which chooses its evaluations by itself, it is the most that its `nfe` allows.
 
     In learning, a backward pass counts as one evaluation, since it differentiates by the input and not by the weights.
     The forward pass counts twice, because the backward pass repeats it. Cached results are not subtracted. Features,

@@ -13,6 +13,7 @@ from s4spipe.pipeline.layout import DIGITS_IMAGES, DIGITS_WEIGHTS, FEATURES_WEIG
 from s4spipe.runtime import distributed
 from s4spipe.runtime.checks import MOST_NFE, check_plain
 from s4spipe.runtime.errors import UserError, shown, unknown
+from s4spipe.sampling.tableau.adaptive import COARSEST, FINEST
 from s4spipe.solvers import registry, timesteps
 from s4spipe.solvers.timesteps import SEARCHED
 
@@ -75,6 +76,8 @@ def _plain(value: Any) -> Any:
 
 
 Solver = Annotated[str, BeforeValidator(_solver)]
+AnySolver = Solver | Literal["rk45"]
+Tolerance = Annotated[float, Field(ge=FINEST, le=COARSEST)]
 Schedule = Annotated[str | list[float], BeforeValidator(_schedule)]
 Name = Annotated[str, AfterValidator(_name)]
 Origin = Annotated[str, AfterValidator(_origin)]
@@ -163,9 +166,10 @@ class Dmn(Block):
 
 
 class Teacher(Block):
-    solver: Solver = key("unipc_bh2")
-    schedule: Schedule = key("logsnr")
-    nfe: Nfe = key(20)
+    solver: AnySolver = key("unipc_bh2", "a classical solver, or rk45: adaptive, to a tolerance")
+    schedule: Schedule = key("logsnr", "not read for rk45")
+    nfe: Nfe = key(20, "for rk45 the most that a sample may take")
+    tolerance: Tolerance | None = key(None, "rk45 only, which needs it: the error of a step, 1e-5 for instance")
     train: Count = key(600, "pairs to learn from")
     validation: Count = key(300, "pairs that choose the best parameters")
     seed: Seed = key(0)
@@ -230,9 +234,10 @@ class Sample(Block):
 
 class Reference(Block):
     source: Literal["model", "real"] = key("model", "model, real")
-    solver: Solver = key("unipc_bh2")
+    solver: AnySolver = key("unipc_bh2", "this and the next three as for the teacher")
     schedule: Schedule = key("vp_quadratic")
     nfe: Nfe = key(50)
+    tolerance: Tolerance | None = key(None)
     count: Count = key(20000)
     seed: Seed = key(0)
 
@@ -259,12 +264,8 @@ WIDE = Start(schedules=["time_quadratic", "edm", "logsnr", "vp_uniform", "vp_qua
 STARTS = {
     "s4s": Start(solver="ipndm", schedules=["edm"]),
     "s4s_alt": Start(solver="ipndm"),
-    "free": WIDE,
-    "free_bands": WIDE,
-    "ld3": Start(),
-    "dss": Start(solver="euler"),
-    "gs": Start(),
-    "bns": Start(),
+    "free": WIDE, "free_bands": WIDE,
+    "ld3": Start(), "dss": Start(solver="euler"), "gs": Start(), "bns": Start(),
     "s4s_pc": Start(solver="unipc_bh2", schedules=["edm"]),
     "s4s_ss": Start(solver="dpmpp_2s", schedules=["edm"]),
     "epd": Start(solver="parallel_midpoints"),

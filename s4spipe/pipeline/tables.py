@@ -10,12 +10,14 @@ from s4spipe.pipeline.layout import Cell
 from s4spipe.pipeline.schema import Params, Start
 from s4spipe.runtime.errors import UserError
 from s4spipe.sampling.tableau import Tableau
+from s4spipe.sampling.tableau.adaptive import Adaptive
+from s4spipe.sampling.tableau.form import RK45
 from s4spipe.solvers import best_schedules, registry
 from s4spipe.solvers.timesteps import Schedule
 
 
-def tables(params: Params, noise: NoiseSchedule, named: Mapping[str, Any]) -> Iterator[tuple[Cell, Tableau]]:
-    """The teacher's tableau, the reference's, and every classical solver's at every NFE.
+def tables(params: Params, noise: NoiseSchedule, named: Mapping[str, Any]) -> Iterator[tuple[Cell, Tableau | Adaptive]]:
+    """The solvers of the teacher and the reference, and every classical solver's tableau at every NFE.
 
     Args:
         params: the parameters.
@@ -26,6 +28,9 @@ def tables(params: Params, noise: NoiseSchedule, named: Mapping[str, Any]) -> It
     """
     for role in ("teacher", "reference"):
         block = getattr(params, role)
+        if block.solver == RK45:
+            yield Cell(role, block.nfe), Adaptive(noise, block.tolerance, block.nfe)
+            continue
         yield Cell(role, block.nfe), _table(f"{role}.schedule", block.solver, block.schedule, noise, block.nfe, named)
     for solver in params.classical:
         schedule = params.classical_schedules[solver]

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from s4spipe.evaluation.thumbnails import tile
-from s4spipe.report.tables import Metrics, by_solver, gap_closed, teacher
+from s4spipe.report.tables import Metrics, by_solver, gap_closed, teacher, teacher_label
 from s4spipe.runtime.errors import UserError, needs
 from s4spipe.runtime.files import atomic
 from s4spipe.sampling.tableau import Tableau
@@ -101,7 +101,7 @@ def fid_against_nfe(metrics: Metrics, learned: Sequence[str]) -> Figure:
     for solver, cells in by_solver(metrics).items():
         nfe, fid = list(cells), [numbers["fid"] for numbers in cells.values()]
         if solver == target.solver:
-            axes.axhline(fid[0], color=INK, linestyle="--", linewidth=1, label=f"teacher ({target.nfe} NFE)")
+            axes.axhline(fid[0], color=INK, linestyle="--", linewidth=1, label=teacher_label(metrics))
         elif solver in colour:
             axes.plot(nfe, fid, "o-", color=colour[solver], linewidth=2.5, label=plain(solver), zorder=3)
         else:

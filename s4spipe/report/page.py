@@ -13,7 +13,7 @@ from s4spipe.evaluation.thumbnails import picture, tile
 from s4spipe.pipeline.layout import Cell
 from s4spipe.report import figures
 from s4spipe.report.run import Run
-from s4spipe.report.tables import COLUMNS, flat, gap_closed
+from s4spipe.report.tables import COLUMNS, flat, gap_closed, spent
 from s4spipe.runtime.errors import needs
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.sampling.tableau.basis import Bands
@@ -70,14 +70,13 @@ class Heat:
 def report(run: Run) -> str:
     """The page of a run."""
     params, learned = run.params, run.learned
-    schedule = "custom steps" if isinstance(params.teacher.schedule, list) else f"{params.teacher.schedule} steps"
     columns = [c for c in COLUMNS if c != "fid" and any(c in numbers for numbers in run.cells.values())]
     return _render(
         "report.html",
         title=params.model.name,
         samples=run.cells[run.teacher]["samples"],
         against="the model's own distribution" if params.reference.source == "model" else "real images",
-        teacher=f"{params.teacher.solver} on {schedule}, with {params.teacher.nfe} NFE",
+        teacher=run.teachers_name,
         heads=["solver", "NFE", "FID", "gap closed", *(HEADS.get(c, c.replace("_", " ")) for c in columns), "schedule"],
         rows=[_row(run, cell, columns) for cell in run.cells],
         fid=Drawing.of(figures.fid_against_nfe(run.cells, learned), "FID against NFE"),
@@ -99,7 +98,7 @@ def comparison(runs: Mapping[str, Run]) -> str:
     for nfe in (nfe for nfe in one.params.nfe if nfe in other.params.nfe):
         shown = {f"teacher · {name}": (run, run.teacher) for name, run in runs.items()}
         shown |= {label: (run, Cell(solver, nfe)) for label, (run, solver) in learned.items()}
-        tableaux = {label: run.tableau(cell) for label, (run, cell) in shown.items()}
+        tableaux = {label: run.tableau(cell) for label, (run, cell) in shown.items() if run.has_tableau(cell)}
         drawing = Drawing.of(figures.schedules(tableaux, list(learned)), f"Schedules at NFE {nfe}")
         sheet = [_samples(label, run, cell) for label, (run, cell) in shown.items()]
         sections.append({"nfe": nfe, "sheet": sheet, "schedules": drawing})
@@ -117,7 +116,7 @@ def comparison(runs: Mapping[str, Run]) -> str:
 def _section(run: Run, nfe: int) -> dict[str, Any]:
     """The section of one NFE."""
     learned, cells = run.learned, run.cells_at(nfe)
-    tableaux = {cell.solver: run.tableau(cell) for cell in cells}
+    tableaux = {cell.solver: run.tableau(cell) for cell in cells if run.has_tableau(cell)}
     followed = [run.teacher, run.best_classical(nfe), *run.learned_at(nfe)]
     paths = {cell.solver: run.trajectories(cell) for cell in followed}
     histories = {cell.solver: run.history(cell) for cell in run.learned_at(nfe)}
@@ -136,7 +135,8 @@ def _row(run: Run, cell: Cell, columns: Sequence[str]) -> Row:
     numbers = run.cells[cell]
     gap = f"{gap_closed(run.cells, cell, run.learned):.3f}" if cell.solver in run.learned else ""
     rest = ["" if numbers.get(column) is None else f"{numbers[column]:.4g}" for column in columns]
-    return Row([cell.solver, cell.nfe, f"{numbers['fid']:.3f}", gap, *rest, numbers["schedule"]], _kind(cell, run))
+    row = [cell.solver, spent(cell, numbers), f"{numbers['fid']:.3f}", gap, *rest, numbers["schedule"]]
+    return Row(row, _kind(cell, run))
 
 
 def _change(cell: Cell, one: Run, other: Run) -> Row:

@@ -15,6 +15,7 @@ from s4spipe.pipeline.schema import Params
 from s4spipe.report import measured
 from s4spipe.report.tables import Metrics
 from s4spipe.sampling.tableau import Tableau
+from s4spipe.sampling.tableau.form import RK45
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,20 @@ class Run:
     def history(self, cell: Cell) -> list[dict[str, Any]]:
         """The losses of a learned solver, a row for each epoch."""
         return measured.history(self.places.learned("solvers", cell)[1])
+
+    @property
+    def teachers_name(self) -> str:
+        """The teacher's solver and its cost, in words."""
+        teacher = self.params.teacher
+        if not self.has_tableau(self.teacher):
+            spends = self.cells[self.teacher]["evaluations"]
+            return f"rk45 at tolerance {teacher.tolerance:g}, with {spends['mean']:g} NFE on average"
+        schedule = "custom steps" if isinstance(teacher.schedule, list) else f"{teacher.schedule} steps"
+        return f"{teacher.solver} on {schedule}, with {teacher.nfe} NFE"
+
+    def has_tableau(self, cell: Cell) -> bool:
+        """Whether a cell's solver is a tableau; an adaptive teacher is not."""
+        return cell != self.teacher or self.params.teacher.solver != RK45
 
     def tableau(self, cell: Cell) -> Tableau:
         learned = cell.solver in self.learned

@@ -49,7 +49,8 @@ def to_csv(metrics: Metrics) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["solver", "nfe", "schedule", *COLUMNS])
     for cell, numbers in metrics.items():
-        writer.writerow([cell.solver, cell.nfe, numbers["schedule"], *(numbers.get(c, "") for c in COLUMNS)])
+        shown = (numbers.get(c, "") for c in COLUMNS)
+        writer.writerow([cell.solver, spent(cell, numbers), numbers["schedule"], *shown])
     return out.getvalue()
 
 
@@ -61,7 +62,7 @@ def to_markdown(metrics: Metrics, nfes: Iterable[int], learned: list[str]) -> st
     rows = [["FID at NFE", *map(str, nfes)]]
     for solver, cells in solvers.items():
         rows.append([solver, *(f"{cells[nfe]['fid']:.3f}" for nfe in nfes)])
-    rows.append([f"teacher ({target.nfe} NFE)", *[f"{metrics[target]['fid']:.3f}"] * len(nfes)])
+    rows.append([teacher_label(metrics), *[f"{metrics[target]['fid']:.3f}"] * len(nfes)])
     for solver in learned:
         gaps = (gap_closed(metrics, Cell(solver, nfe), learned) for nfe in nfes)
         rows.append([f"gap closed by {solver}", *(f"{gap:.3f}" for gap in gaps)])
@@ -100,3 +101,15 @@ def gap_closed(metrics: Metrics, cell: Cell, learned: list[str]) -> float:
 def teacher(metrics: Metrics) -> Cell:
     """The teacher's cell."""
     return next(cell for cell in metrics if cell.solver == "teacher")
+
+
+def teacher_label(metrics: Metrics) -> str:
+    """What the teacher is called where its NFE belongs to its name."""
+    target = teacher(metrics)
+    spends = metrics[target].get("evaluations")  # of an adaptive solver
+    return f"teacher ({spends['mean']:.0f} NFE on average)" if spends else f"teacher ({target.nfe} NFE)"
+
+
+def spent(cell: Cell, numbers: Mapping[str, Any]) -> int:
+    """Evaluations per sample; of an adaptive solver, whose cell has those that are allowed, the most of a sample."""
+    return numbers["nfe"] if "evaluations" in numbers else cell.nfe

@@ -1,7 +1,7 @@
 """Drawing noises, and making samples from them in shards."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,9 @@ from s4spipe.runtime import distributed
 from s4spipe.runtime.ahead import ahead
 from s4spipe.runtime.scratch import Scratch
 from s4spipe.sampling.loop import sample
+from s4spipe.sampling.rk45 import solve
 from s4spipe.sampling.tableau import Tableau
+from s4spipe.sampling.tableau.adaptive import Adaptive
 
 # Independent of one another, whatever the seeds and counts.
 STREAMS = {"train": 0, "validation": 1, "sample": 2, "reference": 3, "search": 4}
@@ -75,7 +77,7 @@ def fresh(denoiser: Denoiser, noises: Noises, indices: range, count: int) -> Ten
 @torch.inference_mode()
 def generate(
     denoiser: Denoiser,
-    tableau: Tableau,
+    solver: Tableau | Adaptive,
     noises: Noises,
     batch_size: int,
     scratch: Scratch | None = None,
@@ -83,37 +85,43 @@ def generate(
 ) -> Iterator[dict]:
     """Make samples in shards of up to `batch_size`, in order.
 
-    A shard has x_T, x_0 and condition (absent if None), all on the CPU, and the `seconds` that sampling took. Several
+    A shard has x_T, x_0 and condition (absent if None), all on the CPU, and the `seconds` that sampling took; of an
+    adaptive solver, also how many `evaluations` each sample took. Several
     processes share the shards between them; the main process then yields all of them, the others none. They need a
     `scratch` that all can see.
 
     Args:
         denoiser: the model.
-        tableau: the solver.
+        solver: the solver.
         noises: where the samples start.
         batch_size: samples per shard.
         scratch: where finished shards are kept, so that they are not made again; None keeps none.
-        finish: if given, a shard holds only finish(x_0), as `x_0`, and the seconds of sampling.
+        finish: if given, a shard holds only finish(x_0), as `x_0`, and what sampling cost.
     """
     ranges = [range(start, min(start + batch_size, noises.count)) for start in range(0, noises.count, batch_size)]
     own = distributed.shard(ranges)
-    bar = distributed.progress(total=sum(map(len, own)), desc=f"{tableau.name} {noises.stream}", unit="sample")
+    bar = distributed.progress(total=sum(map(len, own)), desc=f"{solver.name} {noises.stream}", unit="sample")
 
     def drawn(indices: range) -> tuple[Tensor, Tensor | None, Tensor | tuple[()]]:
         x_T, condition = draw(denoiser, noises.stream, noises.seed, indices)
-        return x_T, condition, fresh(denoiser, noises, indices, tableau.draws)
+        return x_T, condition, fresh(denoiser, noises, indices, solver.draws)
 
     def get(indices: range, given: tuple[Tensor, Tensor | None, Tensor | tuple[()]] | None = None) -> dict:
         def make() -> dict:
             x_T, condition, z = given or drawn(indices)
             synchronize(x_T.device)
             started = time.perf_counter()
-            x_0 = sample(denoiser, tableau, x_T, condition, z=z)
+            cost: dict = {}
+            if isinstance(solver, Adaptive):
+                solution = solve(denoiser, solver, x_T, condition)
+                x_0, cost["evaluations"] = solution.x_0, solution.evaluations.cpu()
+            else:
+                x_0 = sample(denoiser, solver, x_T, condition, z=z)
             synchronize(x_T.device)
-            seconds = time.perf_counter() - started
+            cost["seconds"] = time.perf_counter() - started
             if finish is not None:
-                return {"x_0": finish(x_0).cpu(), "seconds": seconds}
-            shard = {"x_T": x_T.cpu(), "x_0": x_0.cpu(), "seconds": seconds}
+                return {"x_0": finish(x_0).cpu(), **cost}
+            shard = {"x_T": x_T.cpu(), "x_0": x_0.cpu(), **cost}
             return shard if condition is None else shard | {"condition": condition.cpu()}
 
         name = f"{noises.stream}-{indices.start}-{indices.stop}"
@@ -128,6 +136,15 @@ def generate(
     if distributed.world_size() > 1:
         distributed.barrier()
         yield from map(get, ranges if distributed.is_main() else [])
+
+
+def evaluations(shards: Iterable[dict]) -> dict[str, float]:
+    """The mean and the most evaluations per sample in the shards of an adaptive solver; nothing for a tableau's."""
+    counts = [shard["evaluations"] for shard in shards if "evaluations" in shard]
+    if not counts:
+        return {}
+    every = torch.cat(counts)
+    return {"mean": round(float(every.double().mean()), 2), "most": int(every.max())}
 
 
 def synchronize(device: torch.device) -> None:

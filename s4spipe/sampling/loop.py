@@ -92,9 +92,11 @@ def sample(
             does not add or that are missing, and (with `check`) for noises, predictions and samples that are not
             finite.
     """
-    _check(denoiser, tableau, x_T)
+    if not isinstance(tableau, Tableau):
+        raise UserError(f"sample needs a Tableau, such as Tableau.load gives, got {shown(tableau)}")
+    check_batch(denoiser, x_T)
     if check:
-        _check_noises(x_T)
+        check_noises(x_T)
     if isinstance(denoiser, Denoiser):
         condition = denoiser.checked(x_T, condition)
     _warn_of_another_model(denoiser, tableau)
@@ -129,11 +131,10 @@ def sample(
     return Recording(x_0, [*states, end], d) if record else x_0
 
 
-def _check(denoiser: object, tableau: object, x_T: object) -> None:
+def check_batch(denoiser: object, x_T: object) -> None:
+    """Raises UserError for a denoiser that cannot be called, and for what is no batch of noises."""
     if not callable(denoiser):
         raise UserError(f"sample needs a denoiser that can be called, such as models.load gives, got {shown(denoiser)}")
-    if not isinstance(tableau, Tableau):
-        raise UserError(f"sample needs a Tableau, such as Tableau.load gives, got {shown(tableau)}")
     if not (isinstance(x_T, Tensor) and x_T.is_floating_point() and x_T.ndim and x_T.layout == torch.strided):
         raise UserError(f"sample needs noises as a dense tensor [B, ...] of floating-point numbers, got {shown(x_T)}")
 
@@ -150,7 +151,7 @@ def _checked_fresh(z: Sequence[Tensor] | Tensor, tableau: Tableau, x_T: Tensor) 
     return given
 
 
-def _not_finite(x: Tensor) -> str:
+def not_finite(x: Tensor) -> str:
     """How many of the samples [B, ...] hold NaN or infinity, in words; nothing if none does."""
     if x.is_meta:
         return ""  # holds no numbers
@@ -158,13 +159,14 @@ def _not_finite(x: Tensor) -> str:
     return f"{int(bad.sum())} of {len(bad)} samples" if bad.any() else ""
 
 
-def _check_noises(x_T: Tensor) -> None:
-    if count := _not_finite(x_T):
+def check_noises(x_T: Tensor) -> None:
+    """Raises UserError for noises [B, ...] that are not finite."""
+    if count := not_finite(x_T):
         raise UserError(f"the noises x_T are not finite (NaN or infinite) for {count}: draw them anew")
 
 
 def _check_samples(x_0: Tensor, tableau: Tableau) -> None:
-    if count := _not_finite(x_0):
+    if count := not_finite(x_0):
         raise UserError(
             f"the network's outputs are finite, but {count} are not finite in {x_0.dtype}, the dtype of the noises x_T "
             f"({tableau.name}): give the noises in float32"
@@ -173,7 +175,7 @@ def _check_samples(x_0: Tensor, tableau: Tableau) -> None:
 
 def check_finite(prediction: Tensor, i: int, tableau: Tableau) -> None:
     """Raises UserError if evaluation i (from 0) gave anything but finite numbers for some of the samples [B, ...]."""
-    if count := _not_finite(prediction):
+    if count := not_finite(prediction):
         raise UserError(
             f"the network's output is not finite (NaN or infinite) for {count}, in evaluation {i + 1} of {tableau.nfe} "
             f"at time {float(tableau.t_c[i]):.6g} ({tableau.name}); try model.precision bfloat16 or float32, and check "

@@ -9,6 +9,7 @@ from s4spipe.pipeline import render, resolve, tables
 from s4spipe.pipeline.schema import Params
 from s4spipe.report.run import Run
 from s4spipe.runtime.files import write_json
+from s4spipe.sampling.tableau import adaptive
 
 SHAPE = (1, 8, 8)  # of an image
 SAMPLES = 12_345
@@ -41,7 +42,10 @@ def _evaluate(run, cell, index):
     """Numbers and pictures of a cell; the teacher's FID is 0.1, the others' fall from solver to solver."""
     rng = np.random.default_rng(index)
     numbers = {"fid": 2 / index if index else 0.1, "fid_real": 3.0, "teacher_distance": 0.5, "nfe": cell.nfe}
-    numbers |= {"depth": cell.nfe, "network_calls": cell.nfe, "schedule": run.tableau(cell).meta["schedule"]}
+    schedule = adaptive.load(run.places.table(cell)).meta if cell == run.teacher else run.tableau(cell).meta
+    numbers |= {"depth": cell.nfe, "network_calls": cell.nfe, "schedule": schedule["schedule"]}
+    if not run.has_tableau(cell):
+        numbers |= {"nfe": 77, "evaluations": {"mean": 55.5, "most": 77}}
     write_json(run.places.evaluation(cell, "metrics.json"), numbers | {"samples": SAMPLES, "thumbnails": 20})
     paths = rng.standard_normal((4, cell.nfe + 1, 2)).round(4).tolist()
     write_json(run.places.evaluation(cell, "trajectories.json"), paths)

@@ -54,7 +54,7 @@ class Mixture:
 
     def __call__(self, x, t, condition=None):
         """E[x_0 | x_t]: the parts' denoisers, weighted by their posterior shares."""
-        alpha, means, deviations = self._parts(t)
+        alpha, means, deviations = self._parts(t[:, None, None] if t.ndim else t)
         z = (x[..., None] - means) / deviations
         shares = torch.softmax(self.shares.log() - deviations.log() - z**2 / 2, -1)
         return (shares * (self.means + alpha * self.stds**2 / deviations * z)).sum(-1)

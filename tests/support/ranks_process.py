@@ -14,6 +14,7 @@ from s4spipe.learning.families import LMS, Times
 from s4spipe.runtime import distributed
 from s4spipe.runtime.scratch import Scratch
 from s4spipe.sampling.batches import Noises, generate
+from s4spipe.sampling.tableau.adaptive import Adaptive
 from s4spipe.solvers import registry, timesteps
 from support import fits
 
@@ -34,6 +35,13 @@ def solving():
     denoiser = models.load({"weights": str(MODELS / "digits.safetensors")})
     table = registry.make("ipndm", "edm", denoiser.noise_schedule, 4)
     return [shard["x_0"] for shard in generate(denoiser, table, Noises("sample", 0, 50), 8, Scratch("solving"))]
+
+
+def adapting():
+    denoiser = models.load({"weights": str(MODELS / "digits.safetensors")})
+    noises, solver = Noises("train", 0, 11), Adaptive(denoiser.noise_schedule, 1e-2, 100)
+    return [{k: shard[k] for k in ("x_0", "evaluations")}
+            for shard in generate(denoiser, solver, noises, 4, Scratch("adapting"))]  # fmt: skip
 
 
 def task(validation, micro_batch_size):

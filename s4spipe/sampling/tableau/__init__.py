@@ -216,8 +216,10 @@ class Tableau:
             raise UserError(f"solver {self.name} adds a constant of shape {list(self.m.shape)}, which does not go with "
                             f"samples of shape {list(x_T.shape[1:])}") from None  # fmt: skip
 
-    def agrees(self, other: "Tableau", tolerance: float = 1e-12) -> bool:
+    def agrees(self, other: object, tolerance: float = 1e-12) -> bool:
         """Whether the other tableau is the same solver, up to rounding."""
+        if not isinstance(other, Tableau):
+            return False
         ours, theirs = self.to_dict(), other.to_dict()
         keys = ("t", "t_c", "c_0", "c", "W", *self.extras)
         if set(ours) != set(theirs) or any(ours[key] != theirs[key] for key in ours if key not in keys):

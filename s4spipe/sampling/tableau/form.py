@@ -13,6 +13,7 @@ from s4spipe.sampling.tableau.basis import PLAIN
 # Schema 1 had no `steps` (they were nfe) and no c_0 (it was 1). Plain numbers are written in schema 2, without `basis`.
 SCHEMA, PLAIN_SCHEMA = 3, 2
 KEYS = ("schema", "name", "nfe", "steps", "noise", "basis", "t", "t_c", "c_0", "c", "W", "meta")
+RK45 = "rk45"  # an adaptive solver, which stands in a file of its own form
 EXTRAS = ("beta", "m", "V")  # of schema 3, where a solver has them
 MOST_SIDES = 6  # of a sample
 
@@ -22,6 +23,8 @@ def current(data: dict[str, Any], apart: Collection[str]) -> dict[str, Any]:
 
     Raises UserError for another schema, and for keys and kinds of entries that it does not have.
     """
+    if RK45 in data:
+        raise UserError("this is the adaptive solver rk45, which is no tableau: only the pipeline's stages run it")
     extras = [key for key in EXTRAS if data.get("schema") == SCHEMA and (key in data or key in apart)]
     if data.get("schema") == 1:
         data = {"steps": data.get("nfe"), "c_0": 1.0} | data | {"schema": PLAIN_SCHEMA}
