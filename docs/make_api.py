@@ -17,7 +17,7 @@ from s4spipe import classical, models, noise, scheduler
 from s4spipe.learning import families
 from s4spipe.sampling import loop
 from s4spipe.scheduler.applied import Applied
-from s4spipe.solvers import timesteps
+from s4spipe.solvers import dpm_v3, statistics, timesteps
 
 PAGE = Path(__file__).parent / "reference/api.md"
 INTRODUCTION = """# Python API
@@ -45,6 +45,9 @@ SECTIONS: list[tuple[str, str, dict[str, Any]]] = [
         "s4spipe.classical.parse": classical.parse,
         "s4spipe.classical.evals_per_step": classical.evals_per_step,
         "s4spipe.classical.coefficients": classical.coefficients,
+        "s4spipe.solvers.dpm_v3.Statistics": dpm_v3.Statistics,
+        "s4spipe.solvers.statistics.estimate": statistics.estimate,
+        "s4spipe.solvers.statistics.Data": statistics.Data,
         "s4spipe.solvers.timesteps.build": timesteps.build,
     }),
     ("Models", "Models of kind `diffusers` and `digits` need the extra `diffusers`.", {
