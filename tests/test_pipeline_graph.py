@@ -32,6 +32,7 @@ PLUMBING = {
     "s4spipe/runtime/user_code.py",  # imports the user's own function, and calls it
     "s4spipe/pipeline/params.py",  # refuses parameters; those that it lets through are dependencies themselves
     "s4spipe/pipeline/schema.py",  # types, and defaults that params.yaml spells out
+    "s4spipe/pipeline/fields.py",  # those types
     "s4spipe/pipeline/layout.py",  # paths, which dvc.yaml has too
     f"{RIVALS}/params.py",  # reads params.yaml
     "stages/__init__.py",  # refuses files that hide a library

@@ -11,9 +11,10 @@ from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
 from s4spipe.learning import families
 from s4spipe.pipeline import layout, resolve
+from s4spipe.pipeline.fields import Block
 from s4spipe.pipeline.layout import NONE
 from s4spipe.pipeline.render import flow
-from s4spipe.pipeline.schema import Block, Learner, Params
+from s4spipe.pipeline.schema import Learner, Params
 from s4spipe.runtime.errors import UserError, shown, unknown
 from s4spipe.solvers import timesteps
 from s4spipe.solvers.timesteps import SEARCHED, Schedule
