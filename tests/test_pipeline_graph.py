@@ -126,7 +126,11 @@ def test_every_stage_depends_on_exactly_the_code_that_it_can_load(kind, fid, per
     """For every kind of model, and every network that looks at images, of which a stage loads the one that its block of
     parameters names."""
     networks = {"fid": {"network": fid}, "perceptual": {"network": perceptual}}
-    cells = {"fetch": ["models/unet"], "searched": ["gits", "dmn"]}  # so that no stage is without one
+    cells = {
+        "fetch": ["models/unet"],
+        "searched": ["gits", "dmn"],
+        "statistics_for": ["dpm_v3"],
+    }  # so that no stage is without one
     for stage in stages(ROOT, tmp_path, model={"kind": kind}, **networks, **cells):
         assert not stage.missing(kind, perceptual if "perceptual" in stage.blocks else fid), stage.name
         assert not stage.superfluous(), stage.name

@@ -20,9 +20,16 @@ def one_of(what: str, known: Any) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _solver(name: Any) -> Any:
+def _classical(name: Any) -> Any:
     if isinstance(name, str):
         registry.parse(name)
+    return name
+
+
+def _solver(name: Any) -> Any:
+    if isinstance(name, str) and registry.needs_statistics(name):
+        raise UserError(f"{name} needs statistics of the model, which only the solvers in `classical` have; use "
+                        "another one here")  # fmt: skip
     return name
 
 
@@ -70,7 +77,8 @@ def _plain(value: Any) -> Any:
 
 Launcher = Annotated[str, AfterValidator(_launcher)]
 Argument = Annotated[str, AfterValidator(_argument)]
-Solver = Annotated[str, BeforeValidator(_solver)]
+Classical = Annotated[str, BeforeValidator(_classical)]
+Solver = Annotated[str, BeforeValidator(_solver)]  # one that is built without the model
 Schedule = Annotated[str | list[float], BeforeValidator(_schedule)]
 Name = Annotated[str, AfterValidator(_name)]
 Origin = Annotated[str, AfterValidator(_origin)]

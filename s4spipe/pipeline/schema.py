@@ -12,6 +12,7 @@ from s4spipe.pipeline.fields import (
     Argument,
     Bands,
     Block,
+    Classical,
     Count,
     Epochs,
     File,
@@ -32,7 +33,7 @@ from s4spipe.pipeline.fields import (
 )
 from s4spipe.pipeline.layout import DIGITS_IMAGES, DIGITS_WEIGHTS, FEATURES_WEIGHTS, NONE
 from s4spipe.runtime.checks import MOST_NFE
-from s4spipe.solvers import timesteps
+from s4spipe.solvers import registry, timesteps
 from s4spipe.solvers.timesteps import SEARCHED
 
 
@@ -92,6 +93,15 @@ class Dmn(Block):
     schedule: Annotated[str, one_of("schedule", timesteps.FORMULAS)] = key("logsnr", "where the search starts")
     order: Annotated[int, Field(ge=1, le=4)] = key(3)
     up_to: Annotated[int, Field(ge=1, le=100)] = key(12, "largest number of steps")
+
+
+class Statistics(Block):
+    solver: Solver = key("unipc_bh2", "makes the samples")
+    schedule: Annotated[str, one_of("schedule", timesteps.FORMULAS)] = key("logsnr")
+    nfe: Nfe = key(20)
+    samples: Pairs = key(256, "noised at every point of the grid")
+    grid: Annotated[int, Field(ge=3, le=10_000)] = key(60, "points of lambda; the paper has 120 to 1200")
+    seed: Seed = key(0)
 
 
 class Teacher(Block):
@@ -224,12 +234,12 @@ class Params(Block):
     nfe: Annotated[list[Nfe], Field(min_length=1)] = key(
         [5], "Network evaluations per sample. Solvers are learned and compared at each of these."
     )
-    classical: Annotated[list[Solver], Field(min_length=1)] = key(
+    classical: Annotated[list[Classical], Field(min_length=1)] = key(
         list(USUAL),
         "The classical solvers to compare with; docs/reference/solvers.md lists them all. A name may end in an order "
         "(ipndm_4) and in _afs.",
     )
-    classical_schedules: dict[Solver, Schedule] = key(
+    classical_schedules: dict[Classical, Schedule] = key(
         dict.fromkeys(USUAL, "best"),
         "Their schedules: time_uniform, time_quadratic, edm, logsnr, vp_uniform, vp_quadratic; gits or dmn, if "
         "`searched` below names it; a list of times; the name of a file in inputs/schedules; or best: the best of the "
@@ -255,6 +265,12 @@ class Params(Block):
         Gits(), "GITS: the cheapest path on a fine grid along trajectories of `solver` (arXiv 2405.11326)."
     )
     dmn: Dmn = key(Dmn(), "DMN: the smallest bound on the error of a multistep solver (arXiv 2402.17376).")
+    statistics_for: list[Annotated[str, one_of("solver with statistics", registry.STATISTICAL)]] = key(
+        [], "Classical solvers for which statistics of the model are estimated: dpm_v3."
+    )
+    statistics: Statistics = key(
+        Statistics(), "Those statistics, from samples of a many-step solver (docs/reference/solvers.md)."
+    )
     teacher: Teacher = key(Teacher(), "The teacher, whose samples the learned solvers reproduce.")
     perceptual: Perceptual = key(
         Perceptual(), "The network used in learning, for the distance `perceptual` and for `refine`."

@@ -16,7 +16,7 @@ from s4spipe.sampling.loop import sample
 from s4spipe.sampling.tableau import Tableau
 
 # Independent of one another, whatever the seeds and counts.
-STREAMS = {"train": 0, "validation": 1, "sample": 2, "reference": 3, "search": 4}
+STREAMS = {"train": 0, "validation": 1, "sample": 2, "reference": 3, "search": 4, "statistics": 5}
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,9 @@ CLASSICAL: dict[str, Solver] = {
 }
 
 
+STATISTICAL = tuple(name for name, solver in CLASSICAL.items() if solver.kind == "statistical")
+
+
 def needs_statistics(name: str) -> bool:
     """Whether a solver can be built only with statistics of the model. Raises UserError for an unknown name."""
     return parse(name)[0].kind == "statistical"
@@ -213,8 +216,7 @@ def build(
     with torch.device("cpu"):  # as the times, whatever torch's default device is
         if solver.kind == "statistical":
             if statistics is None:
-                raise UserError(f"{name} needs statistics of the model: the pipeline makes them for the classical "
-                                "solvers if statistics_of in params.yaml names the teacher")  # fmt: skip
+                raise UserError(f"{name} needs statistics of the model; in the pipeline, statistics_for asks for them")
             net = Trace(noise, sum(spent), afs, statistics.basis)
             return net.tableau(solver.make(net, t, order, statistics), t, name, meta)
         if solver.kind == "algorithm":
