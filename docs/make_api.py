@@ -20,7 +20,7 @@ from s4spipe.sampling.likelihood import Likelihood
 from s4spipe.sampling.predictor_corrector import predictor_corrector
 from s4spipe.sampling.tableau.adaptive import Adaptive
 from s4spipe.scheduler.applied import Applied
-from s4spipe.solvers import timesteps
+from s4spipe.solvers import dpm_v3, statistics, timesteps
 
 PAGE = Path(__file__).parent / "reference/api.md"
 INTRODUCTION = """# Python API
@@ -54,6 +54,9 @@ SECTIONS: list[tuple[str, str, dict[str, Any]]] = [
         "s4spipe.classical.parse": classical.parse,
         "s4spipe.classical.evals_per_step": classical.evals_per_step,
         "s4spipe.classical.coefficients": classical.coefficients,
+        "s4spipe.solvers.dpm_v3.Statistics": dpm_v3.Statistics,
+        "s4spipe.solvers.statistics.estimate": statistics.estimate,
+        "s4spipe.solvers.statistics.Data": statistics.Data,
         "s4spipe.solvers.timesteps.build": timesteps.build,
     }),
     ("Models", "Models of kind `diffusers` and `digits` need the extra `diffusers`.", {

@@ -10,6 +10,7 @@ from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.files import read_json, write_json
 from s4spipe.sampling.tableau import Tableau, adaptive, load_all, save_all
 from s4spipe.sampling.tableau.adaptive import Adaptive
+from s4spipe.solvers import registry, statistics
 
 
 @stage.command
@@ -17,7 +18,9 @@ def main(params: Params) -> None:
     places, noise = stage.layout(params), noise_schedule(stage.model_settings(params))
     named = read_json(places.schedules / "inputs.json")
     named |= {name: read_json(places.schedules / f"{name}.json") for name in params.searched}
-    made = {places.table(cell): [solver] for cell, solver in tables.tables(params, noise, named)}
+    needed = any(map(registry.needs_statistics, params.classical))
+    known = statistics.read(places.statistics) if needed else None
+    made = {places.table(cell): [solver] for cell, solver in tables.tables(params, noise, named, known)}
     starts = {places.starts(cell): candidates for cell, candidates in tables.start_tables(params, noise, named)}
     for path, solver in made.items():
         if not there(path, solver):
@@ -33,6 +36,10 @@ def main(params: Params) -> None:
         for path in (places.run / folder).glob("*.json"):
             if path not in {*made, *starts} and (starts or path.name != "none.json"):
                 path.unlink()
+    arrays = "".join(path.read_text(encoding="utf-8") for path in made if needed)
+    for path in (places.run / "tables").glob("*.safetensors"):  # of a solver's weights, beside its own file
+        if path.name not in arrays:
+            path.unlink()
 
 
 def there(path: Path, solvers: Sequence[Tableau | Adaptive]) -> bool:

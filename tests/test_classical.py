@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.problems import NOISES, noises, wavy
+from support.problems import NOISES, constants, noises, wavy
 
 from s4spipe.sampling.loop import sample
 from s4spipe.solvers import classical, registry, timesteps
@@ -262,5 +262,7 @@ def test_every_solver_is_exact_where_the_denoiser_is_constant(solver, key):
     x_T, m = noises(scale=noise.sigma_T), 0.7
     alpha, sigma = noise.alpha(t), noise.sigma(t)
     exact = alpha[-1] * m + sigma[-1] * (x_T - alpha[0] * m) / sigma[0]
-    y = sample(lambda x, t, c: torch.full_like(x, m), registry.build(solver, noise, t), x_T)
+    y = sample(
+        lambda x, t, c: torch.full_like(x, m), registry.build(solver, noise, t, statistics=constants(noise)), x_T
+    )
     torch.testing.assert_close(y, exact, rtol=1e-10, atol=1e-10)

@@ -60,6 +60,13 @@ def test_a_searched_schedule_may_be_used_where_it_is_searched_for(schedule):
         assert mistake(changed((key, value))).startswith(f"{key}: {schedule} has to be searched for")
 
 
+def test_a_solver_with_statistics_of_the_model_needs_their_stage():
+    changes = (("classical", ["ddim", "dpm_v3_2"]), ("classical_schedules.dpm_v3_2", "logsnr"))
+    assert params.parse(changed(("statistics_for", ["dpm_v3"]), *changes)).classical[1] == "dpm_v3_2"
+    assert mistake(changed(*changes)) == ("classical: dpm_v3_2 needs statistics of the model; add dpm_v3 to "
+                                          "`statistics_for`")  # fmt: skip
+
+
 def test_a_learners_block_says_what_differs_from_the_defaults():
     found = params.parse(changed(("learner_defaults.order", 2), ("learners.s4s.order", 4)))
     assert resolve.learner(found, "s4s").order == 4

@@ -129,7 +129,10 @@ MISTAKES = {
     "train_digits.ema": [(1.5, "less than or equal to 1")],
     "train_features.learning_rate": [(0, "greater than 0"), (float("nan"), "")],
     "searched": [(["gits", "gits"], "only once"), ("gits", "must be a list")],
-    "gits.solver": [("ipndm_9", "ipndm has order"), (4, "must be a string")],
+    "statistics_for": [(["dpm_v3", "dpm_v3"], "only once"), ("dpm_v3", "must be a list")],
+    "statistics.grid": [(2, "greater than or equal to 3")],
+    "statistics.schedule": [("gits", "unknown schedule 'gits'")],
+    "gits.solver": [("ipndm_9", "ipndm has order"), (4, "must be a string"), ("dpm_v3", "only the solvers in `class")],
     "gits.grid": [(1, "greater than or equal to 2")],
     "dmn.schedule": [("logsn", "unknown schedule 'logsn': did you mean 'logsnr'?"), ("dmn", "unknown schedule"),
                      (TIMES, "must be a string")],
@@ -195,7 +198,8 @@ def test_a_mistake_is_told_with_the_key(key, value, says):
 
 
 def test_a_place_in_a_list_is_named():
-    for key, value in {"nfe": 0, "searched": "git", "classical": "ddmi", "learned": 5, "fetch": None}.items():
+    places = {"nfe": 0, "searched": "git", "statistics_for": "ddim", "classical": "ddmi", "learned": 5, "fetch": None}
+    for key, value in places.items():
         assert mistake(changed((key, [value]))).startswith(f"{key}.0: ")
     assert mistake(changed(("starts.free.skip", [0.0, 1.0]))).startswith("starts.free.skip.1: ")
     assert mistake(changed(("starts.free.schedules", ["edm", 5]))).startswith("starts.free.schedules.1: ")

@@ -11,6 +11,9 @@ import pytest
 from dvc.repo import Repo
 from support.pipeline import ROOT, ran, run
 
+from s4spipe.runtime.files import read_tensors
+from s4spipe.sampling.tableau import Tableau
+
 pytestmark = pytest.mark.slow
 RUN = "runs/digits"
 
@@ -136,6 +139,21 @@ def test_a_searched_schedule_serves_whoever_names_it(project, edited):
     assert ran(run(project, "dvc", "repro")) == {"search@digits-gits", *TABLES, *changed}
     times = json.loads((project / RUN / "schedules/gits.json").read_text())["3"]
     assert json.loads((project / RUN / "tables/ddim-3.json").read_text())["t"] == times
+
+
+def test_a_classical_solver_with_statistics_of_the_model_is_measured_like_the_others(project, edited):
+    edited(statistics_for=["dpm_v3"], classical=["ddim", "dpm_v3"], classical_schedules={"dpm_v3": "logsnr"})
+    changed = {"sample@digits-dpm_v3-3", "evaluate@digits-dpm_v3-3", "report@digits"}
+    assert ran(run(project, "dvc", "repro")) == {"statistics@digits-dpm_v3", *TABLES, *changed}
+    found, settings = read_tensors(project / RUN / "schedules/statistics.safetensors", "l", "mean", "power")
+    assert (settings["samples"], settings["grid"]) == (40, 10)
+    assert found["l"].shape == (10, *found["mean"].shape)
+    table = Tableau.load(project / RUN / "tables/dpm_v3-3.json")
+    assert table.basis.shape == found["power"].shape
+    assert "dpm_v3" in (project / RUN / "report/table.md").read_text()
+    edited(statistics={"seed": 1})
+    assert ran(run(project, "dvc", "repro")) == {"statistics@digits-dpm_v3", *TABLES, *changed}
+    assert len(list((project / RUN / "tables").glob("*.safetensors"))) == 1  # the older weights are gone
 
 
 def test_two_models_stand_side_by_side(project, edited):

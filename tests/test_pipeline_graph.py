@@ -32,6 +32,7 @@ PLUMBING = {
     "s4spipe/runtime/user_code.py",  # imports the user's own function, and calls it
     "s4spipe/pipeline/params.py",  # refuses parameters; those that it lets through are dependencies themselves
     "s4spipe/pipeline/schema.py",  # types, and defaults that params.yaml spells out
+    "s4spipe/pipeline/fields.py",  # those types
     "s4spipe/pipeline/layout.py",  # paths, which dvc.yaml has too
     f"{RIVALS}/params.py",  # reads params.yaml
     "stages/__init__.py",  # refuses files that hide a library
@@ -125,7 +126,11 @@ def test_every_stage_depends_on_exactly_the_code_that_it_can_load(kind, fid, per
     """For every kind of model, and every network that looks at images, of which a stage loads the one that its block of
     parameters names."""
     networks = {"fid": {"network": fid}, "perceptual": {"network": perceptual}}
-    cells = {"fetch": ["models/unet"], "searched": ["gits", "dmn"]}  # so that no stage is without one
+    cells = {
+        "fetch": ["models/unet"],
+        "searched": ["gits", "dmn"],
+        "statistics_for": ["dpm_v3"],
+    }  # so that no stage is without one
     for stage in stages(ROOT, tmp_path, model={"kind": kind}, **networks, **cells):
         assert not stage.missing(kind, perceptual if "perceptual" in stage.blocks else fid), stage.name
         assert not stage.superfluous(), stage.name

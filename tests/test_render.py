@@ -11,7 +11,8 @@ from support.parameters import DEFAULT, changed
 from support.pipeline import ROOT
 
 from s4spipe.pipeline import params, presets, render
-from s4spipe.pipeline.schema import Block, Params
+from s4spipe.pipeline.fields import Block
+from s4spipe.pipeline.schema import Params
 
 
 def read(text):

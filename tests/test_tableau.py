@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.problems import NOISES, noises, wavy
+from support.problems import NOISES, constants, noises, wavy
 
 from s4spipe.noise import VE
 from s4spipe.runtime.errors import UserError
@@ -44,7 +44,8 @@ def test_saved_and_loaded_it_is_the_same_to_the_bit_and_byte(tableau, tmp_path_f
 @pytest.mark.parametrize("solver", registry.CLASSICAL)
 def test_loaded_it_samples_identically(solver, key, tmp_path):
     noise = NOISES[key]
-    tableau = registry.build(f"{solver}_afs", noise, timesteps.build("logsnr", noise, 10))
+    t = timesteps.build("logsnr", noise, 10)
+    tableau = registry.build(f"{solver}_afs", noise, t, statistics=constants(noise))
     tableau.save(tmp_path / "solver.json")
     x_T = noises()
     a, b = (

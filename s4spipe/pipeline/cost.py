@@ -7,6 +7,7 @@ from s4spipe.pipeline import resolve
 from s4spipe.pipeline.schema import Learner, Params
 
 SUSTAINED = 50e12  # assumed sustained floating-point operations per second of a large GPU
+TANGENT = 3  # evaluations that take as long as one with a derivative in forward mode
 # Evaluations of a Gauss-Newton step, per pair and NFE: one linearisation and one trial of the step.
 NEWTON_STEP = adjoint.evaluations(1, 1 + gauss_newton.PROBES) + 1
 
@@ -38,6 +39,9 @@ def network_evaluations(params: Params) -> dict[str, int]:
         parts["reference for FID"] = params.reference.count * params.reference.nfe
     if "gits" in params.searched:
         parts["gits"] = params.gits.noises * params.gits.grid
+    if params.statistics_for:
+        own = params.statistics
+        parts["statistics"] = own.samples * (own.nfe + 2 * TANGENT * own.grid)
     return {name: each * count for name, count in parts.items()}
 
 

@@ -54,6 +54,12 @@ class Layout:
         """Schedules by name: the user's in inputs.json, and those that were searched for."""
         return self.run / "schedules"
 
+    @property
+    def statistics(self) -> Path:
+        """Statistics of the model, for the solvers that need some; beside the schedules, of which tables are made
+        too."""
+        return self.schedules / "statistics.safetensors"
+
     def pairs(self, stream: str) -> Path:
         return self.run / "pairs" / f"{stream}.safetensors"
 

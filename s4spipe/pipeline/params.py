@@ -11,12 +11,13 @@ from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
 from s4spipe.learning import families
 from s4spipe.pipeline import layout, resolve
+from s4spipe.pipeline.fields import Block
 from s4spipe.pipeline.layout import NONE
 from s4spipe.pipeline.render import flow
-from s4spipe.pipeline.schema import Block, Learner, Params
+from s4spipe.pipeline.schema import Learner, Params
 from s4spipe.runtime.errors import UserError, shown, unknown
 from s4spipe.sampling.tableau.form import RK45
-from s4spipe.solvers import timesteps
+from s4spipe.solvers import registry, timesteps
 from s4spipe.solvers.timesteps import SEARCHED, Schedule
 
 LARGEST = 100_000  # values in a parameter file
@@ -135,7 +136,7 @@ def _check_adaptive(params: Params, root: Path) -> None:
 
 
 def _check_lists(params: Params, root: Path) -> None:
-    for key in ("nfe", "classical", "fetch", "searched", "learned", "refined"):
+    for key in ("nfe", "classical", "fetch", "searched", "statistics_for", "learned", "refined"):
         values = getattr(params, key)
         if len(set(values)) < len(values):
             raise UserError(f"{key}: every entry may appear only once, got {shown(values)}")
@@ -143,6 +144,8 @@ def _check_lists(params: Params, root: Path) -> None:
         if name in params.learned:
             raise UserError(f"refined: {name} is in `learned` too; list it in only one of them")
     for name in params.classical:
+        if registry.needs_statistics(name) and not params.statistics_for:
+            raise UserError(f"classical: {name} needs statistics of the model; add dpm_v3 to `statistics_for`")
         if name not in params.classical_schedules:
             raise UserError(f"classical_schedules.{name}: missing; give it a schedule, such as "
                             f"{', '.join(sorted(timesteps.FORMULAS))}")  # fmt: skip

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML, YAMLError
 
-from s4spipe.pipeline.schema import Block, Params
+from s4spipe.pipeline.fields import Block
+from s4spipe.pipeline.schema import Params
 
 WIDTH = 120
 COLUMN = 26  # where comments stand, if there is room

@@ -1,108 +1,42 @@
 """The schema of params.yaml: the type, default and meaning of every key."""
 
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import Field
 
 from s4spipe.features import FOR_DISTANCE, FOR_FID, MODES
 from s4spipe.learning.distance import DISTANCES
 from s4spipe.learning.families import FAMILIES
 from s4spipe.models.base.loading import KINDS, PRECISIONS
+from s4spipe.pipeline.fields import (
+    AnySolver,
+    Argument,
+    Bands,
+    Block,
+    Classical,
+    Count,
+    Epochs,
+    File,
+    Fraction,
+    Launcher,
+    Name,
+    Nfe,
+    NonNegative,
+    Origin,
+    Pairs,
+    Plain,
+    Positive,
+    Schedule,
+    Seed,
+    Solver,
+    Tolerance,
+    key,
+    one_of,
+)
 from s4spipe.pipeline.layout import DIGITS_IMAGES, DIGITS_WEIGHTS, FEATURES_WEIGHTS, NONE
-from s4spipe.runtime import distributed
-from s4spipe.runtime.checks import MOST_NFE, check_plain
-from s4spipe.runtime.errors import UserError, shown, unknown
-from s4spipe.sampling.tableau.adaptive import COARSEST, FINEST
+from s4spipe.runtime.checks import MOST_NFE
 from s4spipe.solvers import registry, timesteps
 from s4spipe.solvers.timesteps import SEARCHED
-
-
-def _one_of(what: str, known: Any) -> BeforeValidator:
-    def check(name: Any) -> Any:
-        if isinstance(name, str) and name not in known:
-            raise unknown(what, name, known)
-        return name
-
-    return BeforeValidator(check)
-
-
-def _solver(name: Any) -> Any:
-    if isinstance(name, str):
-        registry.parse(name)
-    return name
-
-
-def _schedule(value: Any) -> Any:
-    if not isinstance(value, str):  # which names there are is checked with the files, in `params.load`
-        timesteps.check(value)
-    return value
-
-
-def _name(value: str) -> str:
-    if not re.fullmatch("[a-z0-9_]{1,60}", value):
-        raise UserError(f"must be lower-case letters, digits and _, 60 at most, got {shown(value)}")
-    return value
-
-
-def _origin(value: str) -> str:
-    if not value.strip() or not value.isprintable() or len(value) > 1000:
-        raise UserError(f"must be a path or a name, of printable characters, got {shown(value)}")
-    if value.startswith("~"):
-        raise UserError(f"~ is not replaced here; write the whole path, got {shown(value)}")
-    return value
-
-
-def _file(value: str) -> str:
-    if "://" in value:
-        raise UserError(f"must be a local path, got {shown(value)}; download it and name the file, or list it in fetch")
-    return _origin(value)
-
-
-def _argument(value: str) -> str:
-    if not re.fullmatch(r"[\w./+@:=,%-]{1,1000}", value) or value.startswith("-"):  # DVC runs a shell with it
-        raise UserError(f"must be a path of letters, digits and ./+@:=,%_- without spaces, got {shown(value)}")
-    return value
-
-
-def _launcher(value: str) -> str:
-    distributed.words(value)
-    return value
-
-
-def _plain(value: Any) -> Any:
-    check_plain("must be plain data", value)
-    return value
-
-
-Solver = Annotated[str, BeforeValidator(_solver)]
-AnySolver = Solver | Literal["rk45"]
-Tolerance = Annotated[float, Field(ge=FINEST, le=COARSEST)]
-Schedule = Annotated[str | list[float], BeforeValidator(_schedule)]
-Name = Annotated[str, AfterValidator(_name)]
-Origin = Annotated[str, AfterValidator(_origin)]
-File = Annotated[str, AfterValidator(_file)]
-Count = Annotated[int, Field(ge=1, le=10**9)]
-Nfe = Annotated[int, Field(ge=1, le=MOST_NFE)]
-Pairs = Annotated[int, Field(ge=2, le=10**9)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Epochs = Annotated[int, Field(ge=0, le=10**9)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Bands = Annotated[int, Field(ge=1, le=64)] | Literal["auto"]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Plain = Annotated[dict[str, Any], BeforeValidator(_plain)]
-
-
-def key(default: Any, description: str = "", **limits: Any) -> Any:
-    """A key with its default and its description, which params.yaml shows as a comment."""
-    return Field(default, description=description, **limits)
-
-
-class Block(BaseModel):
-    """A mapping with fixed keys and strict types: a string is no number, and a number is no truth value."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Run(Block):
@@ -110,14 +44,12 @@ class Run(Block):
     batch_size: Count = key(500, "samples per batch, when sampling")
     micro_batch_size: Count = key(200, "pairs in memory at a time, when learning; a minibatch may be larger")
     compile: bool = key(False, "torch.compile the network (GPU only)")
-    launcher: Annotated[str, AfterValidator(_launcher)] | None = key(
-        None, "starts several processes per stage, as in: torchrun --nproc-per-node 8 -m"
-    )
+    launcher: Launcher | None = key(None, "starts several processes per stage, as in: torchrun --nproc-per-node 8 -m")
 
 
 class Model(Block):
     name: Name = key("digits", "the folder in runs/ that holds all results")
-    kind: Annotated[str, _one_of("kind of model", KINDS)] = key(
+    kind: Annotated[str, one_of("kind of model", KINDS)] = key(
         "digits", "digits, edm (EDM's checkpoints), diffusers (a pipeline's folder), callable (your own code)"
     )
     weights: File = key(DIGITS_WEIGHTS, "a file or a folder")
@@ -125,7 +57,7 @@ class Model(Block):
         "labels", "labels: class-conditional; prompts: text-to-image; none: unconditional"
     )
     guidance: NonNegative = key(1.0, "classifier-free guidance scale; 1 means none")
-    precision: Annotated[str, _one_of("precision", PRECISIONS)] = key(
+    precision: Annotated[str, one_of("precision", PRECISIONS)] = key(
         "float32", "precision of the network on a GPU: float32, float16, bfloat16"
     )
     source: Origin | None = key(None, "origin of the weights: an id on a model hub, a file, or module:function")
@@ -160,9 +92,18 @@ class Gits(Block):
 
 
 class Dmn(Block):
-    schedule: Annotated[str, _one_of("schedule", timesteps.FORMULAS)] = key("logsnr", "where the search starts")
+    schedule: Annotated[str, one_of("schedule", timesteps.FORMULAS)] = key("logsnr", "where the search starts")
     order: Annotated[int, Field(ge=1, le=4)] = key(3)
     up_to: Annotated[int, Field(ge=1, le=100)] = key(12, "largest number of steps")
+
+
+class Statistics(Block):
+    solver: Solver = key("unipc_bh2", "makes the samples")
+    schedule: Annotated[str, one_of("schedule", timesteps.FORMULAS)] = key("logsnr")
+    nfe: Nfe = key(20)
+    samples: Pairs = key(256, "noised at every point of the grid")
+    grid: Annotated[int, Field(ge=3, le=10_000)] = key(60, "points of lambda; the paper has 120 to 1200")
+    seed: Seed = key(0)
 
 
 class Teacher(Block):
@@ -176,7 +117,7 @@ class Teacher(Block):
 
 
 class Perceptual(Block):
-    network: Annotated[str, _one_of("perceptual network", FOR_DISTANCE)] = key("digits", ", ".join(FOR_DISTANCE))
+    network: Annotated[str, one_of("perceptual network", FOR_DISTANCE)] = key("digits", ", ".join(FOR_DISTANCE))
     source: Origin = key("none", "module:function that returns the network, for callable")
     weights: File = key(FEATURES_WEIGHTS["perceptual"], "must not be the network that FID uses")
 
@@ -192,7 +133,7 @@ class Start(Block):
 
 
 class Learner(Block):
-    family: Annotated[str, _one_of("family", FAMILIES)] = key("lms", "lms, pc, ss, fixed, dss, gs, bns, epd, free")
+    family: Annotated[str, one_of("family", FAMILIES)] = key("lms", "lms, pc, ss, fixed, dss, gs, bns, epd, free")
     learns: Literal["coefficients", "times", "alternating", "joint"] = key(
         "alternating", "coefficients, times, alternating (times and coefficients in turn) or joint (both at once)"
     )
@@ -206,7 +147,7 @@ class Learner(Block):
     decoupling: Annotated[float, Field(ge=0, le=0.5)] = key(
         0.5, "how far a network time may be from its step, as a fraction of the smallest step"
     )
-    distance: Annotated[str, _one_of("distance", DISTANCES)] = key("pseudo_huber", "l2, pseudo_huber, perceptual")
+    distance: Annotated[str, one_of("distance", DISTANCES)] = key("pseudo_huber", "l2, pseudo_huber, perceptual")
     pairs: Count = key(600)
     validation_pairs: Count = key(300)
     batch_size: Count = key(20)
@@ -244,9 +185,9 @@ class Reference(Block):
 
 class Fid(Block):
     count: Count | Literal["all"] = key("all", "number of samples to use, or all")
-    network: Annotated[str, _one_of("features network", FOR_FID)] = key("digits", ", ".join(FOR_FID))
+    network: Annotated[str, one_of("features network", FOR_FID)] = key("digits", ", ".join(FOR_FID))
     source: Origin = key("none", "module:function that returns the network, for callable")
-    mode: Annotated[str, _one_of("mode of FID", MODES)] = key(
+    mode: Annotated[str, one_of("mode of FID", MODES)] = key(
         "clean", "how images are resized for Inception: clean, legacy_tensorflow"
     )
     features: File = key(FEATURES_WEIGHTS["features"], "the network's file")
@@ -293,12 +234,12 @@ class Params(Block):
     nfe: Annotated[list[Nfe], Field(min_length=1)] = key(
         [5], "Network evaluations per sample. Solvers are learned and compared at each of these."
     )
-    classical: Annotated[list[Solver], Field(min_length=1)] = key(
+    classical: Annotated[list[Classical], Field(min_length=1)] = key(
         list(USUAL),
         "The classical solvers to compare with; docs/reference/solvers.md lists them all. A name may end in an order "
         "(ipndm_4) and in _afs.",
     )
-    classical_schedules: dict[Solver, Schedule] = key(
+    classical_schedules: dict[Classical, Schedule] = key(
         dict.fromkeys(USUAL, "best"),
         "Their schedules: time_uniform, time_quadratic, edm, logsnr, vp_uniform, vp_quadratic; gits or dmn, if "
         "`searched` below names it; a list of times; the name of a file in inputs/schedules; or best: the best of the "
@@ -310,20 +251,26 @@ class Params(Block):
         Model(), "The pre-trained model. docs/guide/models.md has an example of every kind; `s4spipe preset` switches "
         "to a published one.",
     )  # fmt: skip
-    fetch: list[Annotated[str, AfterValidator(_argument)]] = key(
+    fetch: list[Argument] = key(
         [], "Files and folders to download or convert first. What is there already is left alone."
     )
     prompts: File = key(NONE, f"A file with one prompt per line, for a text-to-image model; {NONE}: none.")
     train_digits: TrainDigits = key(TrainDigits(), "Training of the embedded model.")
     train_features: TrainFeatures = key(TrainFeatures(), "Training of the network for the embedded model's FID.")
     train_perceptual: TrainFeatures = key(TrainFeatures(seed=1), "Training of another network, for `perceptual` below.")
-    searched: list[Annotated[str, _one_of("searched schedule", SEARCHED)]] = key(
+    searched: list[Annotated[str, one_of("searched schedule", SEARCHED)]] = key(
         [], "Schedules to search for, at all numbers of steps: gits, dmn."
     )
     gits: Gits = key(
         Gits(), "GITS: the cheapest path on a fine grid along trajectories of `solver` (arXiv 2405.11326)."
     )
     dmn: Dmn = key(Dmn(), "DMN: the smallest bound on the error of a multistep solver (arXiv 2402.17376).")
+    statistics_for: list[Annotated[str, one_of("solver with statistics", registry.STATISTICAL)]] = key(
+        [], "Classical solvers for which statistics of the model are estimated: dpm_v3."
+    )
+    statistics: Statistics = key(
+        Statistics(), "Those statistics, from samples of a many-step solver (docs/reference/solvers.md)."
+    )
     teacher: Teacher = key(Teacher(), "The teacher, whose samples the learned solvers reproduce.")
     perceptual: Perceptual = key(
         Perceptual(), "The network used in learning, for the distance `perceptual` and for `refine`."

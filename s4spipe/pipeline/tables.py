@@ -13,16 +13,20 @@ from s4spipe.sampling.tableau import Tableau
 from s4spipe.sampling.tableau.adaptive import Adaptive
 from s4spipe.sampling.tableau.form import RK45
 from s4spipe.solvers import best_schedules, registry
+from s4spipe.solvers.dpm_v3 import Statistics
 from s4spipe.solvers.timesteps import Schedule
 
 
-def tables(params: Params, noise: NoiseSchedule, named: Mapping[str, Any]) -> Iterator[tuple[Cell, Tableau | Adaptive]]:
+def tables(
+    params: Params, noise: NoiseSchedule, named: Mapping[str, Any], statistics: Statistics | None = None
+) -> Iterator[tuple[Cell, Tableau | Adaptive]]:
     """The solvers of the teacher and the reference, and every classical solver's tableau at every NFE.
 
     Args:
         params: the parameters.
         noise: the noise schedule of the model.
         named: schedules by name, as for `timesteps.build`.
+        statistics: of the model, if a classical solver needs them.
 
     Raises UserError, naming the key, if a schedule does not suit its solver.
     """
@@ -36,7 +40,8 @@ def tables(params: Params, noise: NoiseSchedule, named: Mapping[str, Any]) -> It
         schedule = params.classical_schedules[solver]
         for nfe in params.nfe:
             chosen = best_schedules.schedule(solver, nfe, best_schedules.read()) if schedule == "best" else schedule
-            yield Cell(solver, nfe), _table(f"classical_schedules.{solver}", solver, chosen, noise, nfe, named)
+            key = f"classical_schedules.{solver}"
+            yield Cell(solver, nfe), _table(key, solver, chosen, noise, nfe, named, statistics)
 
 
 def start_tables(
@@ -60,9 +65,15 @@ def candidates(
 
 
 def _table(
-    key: str, solver: str, schedule: Schedule, noise: NoiseSchedule, nfe: int, named: Mapping[str, Any]
+    key: str,
+    solver: str,
+    schedule: Schedule,
+    noise: NoiseSchedule,
+    nfe: int,
+    named: Mapping[str, Any],
+    statistics: Statistics | None = None,
 ) -> Tableau:
     try:
-        return registry.make(solver, schedule, noise, nfe, named)
+        return registry.make(solver, schedule, noise, nfe, named, statistics)
     except UserError as error:
         raise UserError(f"params.yaml: {key}: {error}") from None

@@ -18,7 +18,7 @@ from s4spipe.sampling.tableau import Tableau
 from s4spipe.sampling.tableau.adaptive import Adaptive
 
 # Independent of one another, whatever the seeds and counts.
-STREAMS = {"train": 0, "validation": 1, "sample": 2, "reference": 3, "search": 4}
+STREAMS = {"train": 0, "validation": 1, "sample": 2, "reference": 3, "search": 4, "statistics": 5}
 
 
 @dataclass(frozen=True)

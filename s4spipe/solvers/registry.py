@@ -13,7 +13,8 @@ from s4spipe.models.noise import NoiseSchedule
 from s4spipe.runtime.checks import MOST_NFE, whole
 from s4spipe.runtime.errors import UserError, shown, unknown
 from s4spipe.sampling.tableau import Tableau
-from s4spipe.solvers import classical, singlestep, timesteps
+from s4spipe.solvers import classical, dpm_v3, singlestep, timesteps
+from s4spipe.solvers.dpm_v3 import Statistics
 from s4spipe.solvers.multistep import Multistep
 from s4spipe.solvers.singlestep import SingleStep
 from s4spipe.solvers.symbolic import Trace
@@ -60,13 +61,14 @@ class Solver:
     Attributes:
         kind: what `make` is.
         make: for "multistep", (noise, t, order) -> Multistep; for "singlestep", (noise, t, evals_per_step) ->
-            SingleStep; for "algorithm", (trace, t, evals_per_step) -> last state.
+            SingleStep; for "algorithm", (trace, t, evals_per_step) -> last state; for "statistical", which needs
+            statistics of the model, (trace, t, order, statistics) -> last state.
         orders: the orders that the solver exists in.
         default: the order that a name without an order means.
         plan: NFE -> the evaluations of each step.
     """
 
-    kind: Literal["multistep", "singlestep", "algorithm"]
+    kind: Literal["multistep", "singlestep", "algorithm", "statistical"]
     make: Callable
     orders: tuple[int, ...]
     default: int
@@ -103,7 +105,16 @@ CLASSICAL: dict[str, Solver] = {
     "unip_bh2": _family(classical.unipc, variant="bh2", corrects=False),
     "unipc_bh1_eps": _family(classical.unipc, variant="bh1", form="noise"),
     "unipc_bh2_eps": _family(classical.unipc, variant="bh2", form="noise"),
+    "dpm_v3": Solver("statistical", dpm_v3.dpm_v3, (1, 2, 3), 3),
 }
+
+
+STATISTICAL = tuple(name for name, solver in CLASSICAL.items() if solver.kind == "statistical")
+
+
+def needs_statistics(name: str) -> bool:
+    """Whether a solver can be built only with statistics of the model. Raises UserError for an unknown name."""
+    return parse(name)[0].kind == "statistical"
 
 
 def parse(name: str) -> tuple[Solver, int, bool]:
@@ -163,17 +174,24 @@ def coefficients(
         spent: evaluations of each step; by default, as many as S steps can have.
 
     Raises:
-        UserError: for an unknown name, and for a solver of neither kind (heun, pndm, plms).
+        UserError: for an unknown name, and for a solver of neither kind (heun, pndm, plms, dpm_v3).
     """
     t = _steps(noise, t)
     solver, order, _ = parse(name)
-    if solver.kind == "algorithm":
+    if solver.kind not in ("multistep", "singlestep"):
         raise UserError(f"{name} is neither a multistep nor an exponential single-step method: use another one here")
     with torch.device("cpu"):  # as the times, whatever torch's default device is
         return solver.make(noise, t, order if solver.kind == "multistep" else spent or _most(solver, len(t) - 1))
 
 
-def build(name: str, noise: NoiseSchedule, t: Tensor, meta: dict | None = None, nfe: int | None = None) -> Tableau:
+def build(
+    name: str,
+    noise: NoiseSchedule,
+    t: Tensor,
+    meta: dict | None = None,
+    nfe: int | None = None,
+    statistics: Statistics | None = None,
+) -> Tableau:
     """A classical solver as a tableau.
 
     Args:
@@ -182,19 +200,25 @@ def build(name: str, noise: NoiseSchedule, t: Tensor, meta: dict | None = None, 
         t: [S+1] times, falling from T to t_min; converted to float64 on the CPU.
         meta: provenance, for the tableau's `meta`.
         nfe: evaluations; by default, as many as S steps can have. It matters only to solvers whose steps take several.
+        statistics: of the model; only dpm_v3 needs them.
 
     Raises:
-        UserError: for an unknown name, for times that do not fall strictly within the range of the noise schedule, and
-            for an NFE that does not go with S steps.
+        UserError: for an unknown name, for times that do not fall strictly within the range of the noise schedule, for
+            an NFE that does not go with S steps, and if statistics are needed and missing, or of other noise levels.
     """
     t = _steps(noise, t)
-    solver, _, afs = parse(name)
+    solver, order, afs = parse(name)
     spent = _most(solver, len(t) - 1) if nfe is None else evals_per_step(name, nfe)
     if len(spent) != len(t) - 1:
         raise UserError(f"{name} with {nfe} evaluations takes {len(spent)} steps, got {len(t) - 1}")
     if sum(spent) == afs:
         raise UserError(f"{name} with a single step would never call the network: give it more steps")
     with torch.device("cpu"):  # as the times, whatever torch's default device is
+        if solver.kind == "statistical":
+            if statistics is None:
+                raise UserError(f"{name} needs statistics of the model; in the pipeline, statistics_for asks for them")
+            net = Trace(noise, sum(spent), afs, statistics.basis)
+            return net.tableau(solver.make(net, t, order, statistics), t, name, meta)
         if solver.kind == "algorithm":
             net = Trace(noise, sum(spent), afs)
             return net.tableau(solver.make(net, t, spent), t, name, meta)
@@ -228,7 +252,12 @@ def _most(solver: Solver, steps: int) -> list[int]:
 
 
 def make(
-    name: str, schedule: Schedule, noise: NoiseSchedule, nfe: int, named: Mapping[str, Any] | None = None
+    name: str,
+    schedule: Schedule,
+    noise: NoiseSchedule,
+    nfe: int,
+    named: Mapping[str, Any] | None = None,
+    statistics: Statistics | None = None,
 ) -> Tableau:
     """A classical solver on a schedule, as a tableau. Its meta records `solver` and `schedule`.
 
@@ -237,9 +266,10 @@ def make(
         schedule, named: as for `timesteps.build`.
         noise: the noise schedule.
         nfe: evaluations.
+        statistics: as for `build`.
 
     Raises:
         UserError: as `timesteps.build` and `build` do.
     """
     t = timesteps.build(schedule, noise, len(evals_per_step(name, nfe)), named)
-    return build(name, noise, t, {"solver": name, "schedule": schedule}, nfe)
+    return build(name, noise, t, {"solver": name, "schedule": schedule}, nfe, statistics)

@@ -7,13 +7,15 @@ from torch import Tensor
 
 from s4spipe.models.noise import NoiseSchedule
 from s4spipe.sampling.tableau import Tableau
+from s4spipe.sampling.tableau.basis import PLAIN, Basis
 
 
 class Trace:
     """Stands in for the network while a solver runs on symbols, and records the evaluations.
 
-    A state is the vector [capacity + 1] of its weights on (x_T, d_0, d_1, ..). A solver starts from `x_T` and may only
-    add states and multiply them by numbers. `tableau` then returns what it did.
+    A state is the vector [capacity + 2, *K] of its weights on (x_T, d_0, d_1, .., 1). A solver starts from `x_T`, and
+    may only add states, the constant `one` among them, and multiply them by weights [*K] or numbers. `tableau` then
+    returns what it did.
 
     Args:
         noise: the noise schedule.
@@ -21,12 +23,14 @@ class Trace:
         afs: make the first evaluation without the network (analytic first step, Dockhorn et al. 2022, arXiv 2210.05475,
             sec. 3.3). It uses the denoiser of data N(0, 1), D = alpha x / (alpha^2 + sigma^2), since x_T is almost
             indistinguishable from pure noise.
+        basis: what a weight multiplies; K is its shape.
     """
 
-    def __init__(self, noise: NoiseSchedule, capacity: int, afs: bool = False):
-        self.noise, self.afs = noise, afs
-        self.unit = torch.eye(capacity + 1, dtype=torch.float64)
-        self.x_T = self.unit[0]
+    def __init__(self, noise: NoiseSchedule, capacity: int, afs: bool = False, basis: Basis = PLAIN):
+        self.noise, self.afs, self.basis = noise, afs, basis
+        unit = torch.eye(capacity + 2, dtype=torch.float64)
+        self.unit = unit.view(*unit.shape, *[1] * len(basis.shape)).expand(*unit.shape, *basis.shape)
+        self.x_T, self.one = self.unit[0], self.unit[-1]
         self.points: list[Tensor] = []
         self.times: list[Tensor] = []
 
@@ -57,8 +61,10 @@ class Trace:
         return {"data": self.data, "noise": self.eps, "velocity": self.velocity}[form]
 
     def tableau(self, end: Tensor, t: Tensor, name: str, meta: dict | None = None) -> Tableau:
-        """The tableau of the solver whose last state is `end`, with the steps t [S+1]."""
+        """The tableau of the solver whose last state is `end`, with the steps t [S+1]. It has a constant if one was
+        added."""
         nfe = len(self.points)
         states = torch.stack([*self.points, end])
-        t_c = torch.stack(self.times)
-        return Tableau(t, t_c, states[1:, 0], states[1:, 1 : nfe + 1], self.noise, name, meta or {}, states[0, 0])
+        t_c, c, W, beta = torch.stack(self.times), states[1:, 0], states[1:, 1 : nfe + 1], states[:, -1]
+        constant = {"beta": beta, "m": torch.ones(1, dtype=beta.dtype)} if beta.detach().any() else {}
+        return Tableau(t, t_c, c, W, self.noise, name, meta or {}, states[0, 0], self.basis, **constant)

@@ -17,6 +17,8 @@ STAGES = {
     "tables": (["tables"], [f"{RUN}/tables/ddim-3.json", f"{RUN}/tables/teacher-6.json", f"{RUN}/starts/free-3.json"],
                {}),
     "search": (["search", "gits"], [f"{RUN}/schedules/gits.json"], {"gits": {"grid": 6, "noises": 40}}),
+    "statistics": (["statistics", "dpm_v3"], [f"{RUN}/schedules/statistics.safetensors"],
+                   {"statistics": {"samples": 6, "grid": 3, "nfe": 2}}),
     "teacher_pairs": (["teacher_pairs"], [f"{RUN}/pairs/train.safetensors", f"{RUN}/pairs/validation.safetensors"], {}),
     "learn": (["learn", "solvers", "s4s", "3"], [f"{RUN}/solvers/s4s-3/{name}.json" for name in ("solver", "history")],
               {"learners": {"s4s": {"epochs": 2}}}),
@@ -35,5 +37,5 @@ STAGES = {
     ], {}),
 }  # fmt: skip
 # Those that several processes can share.
-DIVIDED = ("real", "reference", "search", "teacher_pairs", "learn", "learn alternating", "fit", "refine", "sample",
-           "evaluate")  # fmt: skip
+DIVIDED = ("real", "reference", "search", "statistics", "teacher_pairs", "learn", "learn alternating", "fit", "refine",
+           "sample", "evaluate")  # fmt: skip

@@ -29,6 +29,7 @@ TINY = {
                  "gn": {"batch_size": 8, "epochs": 2}},
     "refine": {"pairs": 24, "validation_pairs": 12, "steps": 2},
     "gits": {"grid": 8, "noises": 20},
+    "statistics": {"samples": 40, "grid": 10, "nfe": 4},
     "sample": {"count": 100},
     "run": {"batch_size": 16, "device": "cpu"},
 }  # fmt: skip

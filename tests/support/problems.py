@@ -3,6 +3,7 @@
 import torch
 
 from s4spipe.noise import VE, Flow, VPCosine, VPDiscrete, VPLinear
+from s4spipe.solvers.dpm_v3 import Statistics
 
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2  # Stable Diffusion's "scaled_linear"
 NOISES = {
@@ -105,3 +106,22 @@ def per_sample(t):
 
 def noises(n=4, dim=3, scale=1.0, seed=0):
     return scale * torch.randn(n, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+class Known(Statistics):
+    """Statistics that are known functions of lambda: l, s and b are [..., *K] for lambdas [...]."""
+
+    def __init__(self, noise, points=13, **functions):
+        ends = noise.lambda_(torch.tensor([noise.T, noise.t_min], dtype=torch.float64))
+        grid = torch.linspace(*ends.tolist(), points, dtype=torch.float64)
+        object.__setattr__(self, "functions", functions)
+        super().__init__(grid, *(functions[name](grid) for name in ("l", "s", "b")))
+
+    def at(self, name, lam):
+        return self.functions[name](lam)
+
+
+def constants(noise, l=1.0, s=0.0, b=0.0):  # noqa: E741
+    """Statistics that are numbers; by default those with which DPM-Solver-v3 is exponential Adams-Bashforth."""
+    ends = noise.lambda_(torch.tensor([noise.T, noise.t_min], dtype=torch.float64))
+    return Statistics(ends, *(torch.full((2,), value, dtype=torch.float64) for value in (l, s, b)))
