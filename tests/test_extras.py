@@ -28,7 +28,8 @@ def full(noise, basis=PLAIN, nfe=3, draws=2):
     """A table that has everything, with weights that are all different."""
     table, k = banded(noise, basis, nfe), basis.shape
     return Tableau(table.t, table.t_c, table.c, table.W, noise, "full", {}, table.c_0, basis,
-                   drawn(nfe + 1, *k, seed=5), drawn(3, 1, 1, seed=6), drawn(nfe + 1, draws, *k, seed=7))  # fmt: skip
+                   drawn(nfe + 1, *k, seed=5), drawn(3, 1, 1, seed=6), drawn(nfe + 1, draws, *k, seed=7),
+                   torch.linspace(noise.T, noise.t_min, draws + 1, dtype=torch.float64))  # fmt: skip
 
 
 def ancestral(theirs, noise, nfe, eta):
@@ -66,7 +67,8 @@ def test_ddim_with_noise_makes_the_images_of_diffusers_own(model, nfe):
     pipe.scheduler = theirs
     expected = images(pipe, call | {"eta": 0.7}, nfe)
     table = ancestral(theirs, schedule, nfe, 0.7)
-    ours = images(drive(pipe, table), call, nfe)
+    torch.testing.assert_close(table.V, registry.build("ddim_eta_70", schedule, table.t).V)
+    ours = images(drive(pipe, registry.build("ddim_eta_70", schedule, table.t)), call, nfe)
     assert abs(ours - expected).max() < 1e-3
     deterministic = images(drive(pipe, ancestral(theirs, schedule, nfe, 0.0)), call, nfe)
     assert abs(deterministic - expected).max() > 1e-2
@@ -126,6 +128,7 @@ def test_all_of_it_is_saved_and_loaded_and_samples_the_same(basis, tmp_path):
     for key in ("beta", "m", "V"):
         other = table.to_dict() | {key: (2 * getattr(table, key)).tolist()}
         assert not Tableau.from_dict(other).agrees(table)
+    assert not Tableau.from_dict(table.to_dict() | {"t_z": [9.0, 2.0, 0.002]}).agrees(table)
     assert not table.agrees(banded(noise, basis))
     assert table.detached().agrees(table)
     assert '"schema": 3' in (tmp_path / "solver.json").read_text()
@@ -206,6 +209,11 @@ WRONG = {
     "rows of their own": (lambda data: data["V"][1].pop(), "entry V must have rows of as many numbers"),
     "no rows": (lambda data: data.update(V=[]), "entry V must have rows"),
     "no noises": (lambda data: data.update(V=[[], [], [], []]), "entry V must be float64 of shape"),
+    "times without noises": (lambda data: data.pop("V"), "entry t_z needs V"),
+    "too few times": (lambda data: data["t_z"].pop(), r"entry t_z must be float64 of shape \[3\]"),
+    "times that rise": (lambda data: data["t_z"].reverse(), "entry t_z must fall strictly"),
+    "times elsewhere": (lambda data: data.update(t_z=[81.0, 1.0, 0.1]), "entry t_z must stay within"),
+    "no times": (lambda data: data.update(t_z="t"), "entry t_z must be a list of numbers"),
     "one number": (lambda data: data.update(m=0.5), "entry m must be lists of numbers, 1 to 6 deep, got 0.5"),
     "no numbers": (lambda data: data.update(m=[]), "entry m must be lists of numbers"),
     "a word": (lambda data: data.update(m=["a"]), "entry m must be a list"),

@@ -15,7 +15,7 @@ from s4spipe.pipeline.layout import NONE
 from s4spipe.pipeline.render import flow
 from s4spipe.pipeline.schema import Block, Learner, Params
 from s4spipe.runtime.errors import UserError, shown, unknown
-from s4spipe.solvers import timesteps
+from s4spipe.solvers import registry, timesteps
 from s4spipe.solvers.timesteps import SEARCHED, Schedule
 
 LARGEST = 100_000  # values in a parameter file
@@ -79,7 +79,7 @@ def parse(data: Any, root: Path = Path()) -> Params:
         many = isinstance(default, Block | dict)
         raise UserError(f"{key}: missing; " + ("docs/reference/parameters.md has its defaults" if many else
                                                f"its default is {flow(default)}"))  # fmt: skip
-    for rule in (_check_model, _check_lists, _check_learners, _check_schedules, _check_counts):
+    for rule in (_check_model, _check_lists, _check_noisy, _check_learners, _check_schedules, _check_counts):
         rule(params, root)
     return params
 
@@ -136,6 +136,15 @@ def _check_lists(params: Params, root: Path) -> None:
         if name not in params.classical_schedules:
             raise UserError(f"classical_schedules.{name}: missing; give it a schedule, such as "
                             f"{', '.join(sorted(timesteps.FORMULAS))}")  # fmt: skip
+
+
+def _check_noisy(params: Params, root: Path) -> None:
+    """Where a sample must be a function of x_T alone, no solver may add noise on the way."""
+    starts = {f"starts.{name}.solver": start.solver for name, start in params.starts.items()}
+    for key, name in {"teacher.solver": params.teacher.solver, "gits.solver": params.gits.solver, **starts}.items():
+        if registry.parse(name)[0].noisy:
+            raise UserError(f"{key}: {name} adds fresh noise on the way, so that its samples are not determined by "
+                            "where they start; name a solver of the ODE, such as unipc_bh2")  # fmt: skip
 
 
 def _check_learners(params: Params, root: Path) -> None:

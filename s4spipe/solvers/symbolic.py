@@ -1,6 +1,7 @@
 """From the algorithm of a solver to its tableau, by running it once on symbols."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,12 +13,12 @@ from s4spipe.sampling.tableau import Tableau
 class Trace:
     """Stands in for the network while a solver runs on symbols, and records the evaluations.
 
-    A state is the vector [capacity + 1] of its weights on (x_T, d_0, d_1, ..). A solver starts from `x_T` and may only
-    add states and multiply them by numbers. `tableau` then returns what it did.
+    A state is the vector [2 capacity + 1] of its weights on (x_T, d_0, d_1, .., z_0, z_1, ..), with fresh noises z. A
+    solver starts from `x_T` and may only add states and multiply them by numbers. `tableau` then returns what it did.
 
     Args:
         noise: the noise schedule.
-        capacity: at least the number of evaluations that the solver makes.
+        capacity: at least the number of evaluations that the solver makes, and of noises that it draws.
         afs: make the first evaluation without the network (analytic first step, Dockhorn et al. 2022, arXiv 2210.05475,
             sec. 3.3). It uses the denoiser of data N(0, 1), D = alpha x / (alpha^2 + sigma^2), since x_T is almost
             indistinguishable from pure noise.
@@ -25,10 +26,11 @@ class Trace:
 
     def __init__(self, noise: NoiseSchedule, capacity: int, afs: bool = False):
         self.noise, self.afs = noise, afs
-        self.unit = torch.eye(capacity + 1, dtype=torch.float64)
+        self.capacity, self.unit = capacity, torch.eye(2 * capacity + 1, dtype=torch.float64)
         self.x_T = self.unit[0]
         self.points: list[Tensor] = []
         self.times: list[Tensor] = []
+        self.t_z: list[Tensor] = []
 
     def data(self, y: Tensor, t: Tensor) -> Tensor:
         """The x0 prediction at the state y and time t."""
@@ -52,6 +54,15 @@ class Trace:
         data = self.data(y, t)
         return d_alpha * data + d_sigma * (y - alpha * data) / sigma
 
+    def fresh(self, s: Tensor, u: Tensor) -> Tensor:
+        """A fresh standard normal noise: the increment of the solver's Brownian motion between the times s and u, over
+        its standard deviation (see `Tableau`). The next one must begin at u."""
+        self.t_z = self.t_z or [s]
+        if s != self.t_z[-1]:
+            raise ValueError(f"the last noise ended at {self.t_z[-1]:g}, and this one begins at {s:g}")
+        self.t_z.append(u)
+        return self.unit[self.capacity + len(self.t_z) - 1]
+
     def predict(self, form: str) -> Callable[[Tensor, Tensor], Tensor]:
         """The prediction that a form of `Multistep` uses."""
         return {"data": self.data, "noise": self.eps, "velocity": self.velocity}[form]
@@ -60,5 +71,9 @@ class Trace:
         """The tableau of the solver whose last state is `end`, with the steps t [S+1]."""
         nfe = len(self.points)
         states = torch.stack([*self.points, end])
-        t_c = torch.stack(self.times)
-        return Tableau(t, t_c, states[1:, 0], states[1:, 1 : nfe + 1], self.noise, name, meta or {}, states[0, 0])
+        table = Tableau(t, torch.stack(self.times), states[1:, 0], states[1:, 1 : nfe + 1], self.noise, name,
+                        meta or {}, states[0, 0])  # fmt: skip
+        if not self.t_z:
+            return table
+        V = states[:, self.capacity + 1 : self.capacity + len(self.t_z)]
+        return replace(table, V=V.clone(), t_z=torch.stack(self.t_z))
