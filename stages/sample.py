@@ -51,7 +51,7 @@ def main(params: Params, folder: str, solver: str, nfe: int) -> None:
     write_arrays(places.samples(cell, "images.npy"), arrays(), settings.count)
     shown = range(min(SHOWN, settings.count))
     x_T, condition = draw(denoiser, noises.stream, noises.seed, shown)
-    paths = states(denoiser, tableau, x_T, condition, fresh(denoiser, noises, shown, tableau.draws))
+    paths = states(denoiser, tableau, x_T, condition, fresh(denoiser, noises, shown, tableau))
     write_tensors(places.samples(cell, "states.safetensors"), {"states": paths})
     cost = {"nfe": tableau.nfe, "depth": tableau.depth, "network_calls": tableau.nfe * denoiser.network_calls}
     write_json(places.samples(cell, "about.json"), cost | {"schedule": tableau.meta.get("schedule", "of its own")})

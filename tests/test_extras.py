@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import diffusers
 import pytest
@@ -167,15 +168,18 @@ def test_a_sample_has_its_own_fresh_noises_whatever_the_batch():
     denoiser = models.load({"weights": "models/digits.safetensors"})
     noises, table = Noises("sample", 3, 7), full(denoiser.noise_schedule, nfe=2)
     table = Tableau.from_dict(table.to_dict() | {"m": [[[0.1]]]})  # the digits have one channel
+    table, along = replace(table, t_z=None), table
     by_batch = [torch.cat([shard["x_0"] for shard in generate(denoiser, table, noises, size)]) for size in (2, 7)]
     torch.testing.assert_close(*by_batch)
-    all_of_them = fresh(denoiser, noises, range(7), 2)
-    assert torch.equal(fresh(denoiser, noises, range(2, 4), 3)[:2], all_of_them[:, 2:4])
+    all_of_them = fresh(denoiser, noises, range(7), table)
+    more = full(denoiser.noise_schedule, nfe=2, draws=3)
+    assert torch.equal(fresh(denoiser, noises, range(2, 4), replace(more, t_z=None))[:2], all_of_them[:, 2:4])
+    assert not torch.equal(fresh(denoiser, noises, range(7), along), all_of_them)
     assert all_of_them.std().item() == pytest.approx(1, abs=0.1)
     x_T, _ = draw(denoiser, noises.stream, noises.seed, range(7))
     flat = torch.stack([x_T / denoiser.noise_schedule.sigma_T, *all_of_them]).flatten(1)
     assert torch.corrcoef(flat).fill_diagonal_(0).abs().max() < 0.2
-    assert fresh(denoiser, noises, range(7), 0) == ()
+    assert fresh(denoiser, noises, range(7), banded(denoiser.noise_schedule, PLAIN)) == ()
 
 
 def test_in_a_pipelines_loop_it_is_the_projects_own():
@@ -220,7 +224,7 @@ WRONG = {
     "not finite": (lambda data: data.update(m=[[[math.inf]]]), "entry m must be"),
     "ragged": (lambda data: data.update(m=[[1.0], [1.0, 2.0]]), "entry m must be a list of lists of the shape"),
     "deep": (lambda data: data.update(m=[[[[[[[1.0]]]]]]]), "entry m must be lists of numbers, 1 to 6 deep"),
-    "an older schema": (lambda data: [data.update(schema=2), data.pop("basis")], "unknown entry 'beta'"),
+    "an older schema": (lambda data: [data.update(schema=2), data.pop("basis")], "unknown entry 't_z'"),
 }
 
 
