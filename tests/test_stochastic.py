@@ -1,15 +1,17 @@
 """Solvers that add noise: against diffusers' schedulers with the same noises, and their law on Gaussian data."""
 
+import math
 import sys
 import types
 
 import diffusers
 import pytest
 import torch
-from support.problems import NOISES, noises, wavy
+from support.problems import NOISES, Gaussian, moments, noises, wavy
 from support.tables import drawn
+from test_convergence import graded
 
-from s4spipe.noise import VE
+from s4spipe.noise import VE, Flow, VPLinear
 from s4spipe.runtime.errors import UserError
 from s4spipe.sampling.loop import sample
 from s4spipe.scheduler import S4SScheduler
@@ -178,6 +180,36 @@ def test_without_noise_they_are_the_odes_to_the_bit(key):
     quiet = stochastic.sa_solver(noise, t, 3, tau=0.0)  # from three points on, their exact integrals
     assert not quiet.tableau(noise, t, "x").V.any()
     torch.testing.assert_close(quiet.b[2:-2], registry.coefficients("adams_bashforth_3", noise, t).b[2:-2])
+
+
+# Of the variance; the mean is exact, as the denoiser is constant along the mean's path.
+WEAK = {"ddim_eta": 1, "ddim_eta_50": 1, "dpmpp_2m_sde_1": 1, "dpmpp_sde": 2, "dpmpp_2m_sde": 2, "sa_solver": 2,
+        "sa_solver_3": 2}  # fmt: skip
+
+
+@pytest.mark.parametrize("noise", [VE(0.05, 20.0), VPLinear(t_min=0.05), Flow(0.02, 0.98)], ids=["ve", "vp", "flow"])
+@pytest.mark.parametrize(("solver", "order"), WEAK.items())
+def test_the_law_of_samples_of_gaussian_data_converges(solver, order, noise):
+    problem, errors = Gaussian(noise), []
+    mean, variance = problem.marginal(noise.t_min)
+    for nfe in (100, 200):
+        found, spread = moments(problem, registry.build(solver, noise, graded(noise, nfe)))
+        assert found.item() == pytest.approx(mean.item(), abs=1e-12)
+        errors.append(abs(spread - variance).item())
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.2)
+
+
+def test_these_moments_are_those_of_many_samples():
+    """Of a few steps, whose law is far from the data's."""
+    noise, count = VE(0.05, 20.0), 40_000
+    problem, table = Gaussian(noise), registry.make("sa_solver", "edm", VE(0.05, 20.0), 3)
+    start, spread = problem.marginal(noise.T)
+    x_T = start + spread.sqrt() * drawn(count, 1)
+    end = sample(problem, table, x_T, z=drawn(3, count, 1, seed=1))
+    mean, variance = moments(problem, table)
+    assert end.mean().item() == pytest.approx(mean.item(), abs=5 * (variance / count).sqrt().item())
+    assert end.var().item() == pytest.approx(variance.item(), rel=0.03)
+    assert abs(variance / problem.marginal(noise.t_min)[1] - 1) > 0.1
 
 
 @pytest.mark.parametrize("key", NOISES)
