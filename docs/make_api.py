@@ -16,6 +16,7 @@ import s4spipe
 from s4spipe import classical, models, noise, scheduler
 from s4spipe.learning import families
 from s4spipe.sampling import loop
+from s4spipe.sampling.colored import colored
 from s4spipe.scheduler.applied import Applied
 from s4spipe.solvers import timesteps
 
@@ -34,6 +35,7 @@ SECTIONS: list[tuple[str, str, dict[str, Any]]] = [
         "s4spipe.Tableau": s4spipe.Tableau,
         "s4spipe.sample": s4spipe.sample,
         "s4spipe.sampling.loop.Recording": loop.Recording,
+        "s4spipe.sampling.colored.colored": colored,
     }),
     ("In a pipeline of diffusers", "Needs the extra `diffusers`.", {
         "s4spipe.apply": s4spipe.apply,
