@@ -16,6 +16,7 @@ import s4spipe
 from s4spipe import classical, models, noise, scheduler
 from s4spipe.learning import families
 from s4spipe.sampling import likelihood, loop, rk45
+from s4spipe.sampling.colored import colored
 from s4spipe.sampling.likelihood import Likelihood
 from s4spipe.sampling.predictor_corrector import predictor_corrector
 from s4spipe.sampling.tableau.adaptive import Adaptive
@@ -43,6 +44,7 @@ SECTIONS: list[tuple[str, str, dict[str, Any]]] = [
         "s4spipe.sampling.likelihood.log_likelihood": likelihood.log_likelihood,
         "s4spipe.sampling.likelihood.Likelihood": Likelihood,
         "s4spipe.sampling.predictor_corrector.predictor_corrector": predictor_corrector,
+        "s4spipe.sampling.colored.colored": colored,
     }),
     ("In a pipeline of diffusers", "Needs the extra `diffusers`.", {
         "s4spipe.apply": s4spipe.apply,

@@ -53,7 +53,7 @@ def main(params: Params, folder: str, solver: str, nfe: int) -> None:
     write_arrays(places.samples(cell, "images.npy"), arrays(), settings.count)
     shown = range(min(SHOWN, settings.count))
     x_T, condition = draw(denoiser, noises.stream, noises.seed, shown)
-    paths = states(denoiser, chosen, x_T, condition, fresh(denoiser, noises, shown, chosen.draws))
+    paths = states(denoiser, chosen, x_T, condition, fresh(denoiser, noises, shown, chosen))
     write_tensors(places.samples(cell, "states.safetensors"), {"states": paths})
     if isinstance(chosen, Adaptive):
         spent = evaluations(costs)

@@ -11,7 +11,7 @@ from s4spipe.pipeline.schema import Params
 from s4spipe.runtime import distributed
 from s4spipe.runtime.files import write_tensors
 from s4spipe.runtime.scratch import Scratch, fingerprint
-from s4spipe.sampling.batches import Noises, fresh, generate
+from s4spipe.sampling.batches import Noises, generate, independent
 from s4spipe.solvers import registry, statistics
 from s4spipe.solvers.statistics import Data
 
@@ -32,8 +32,7 @@ def main(params: Params, solver: str) -> None:
     distributed.barrier()
     samples = scratch.load("samples")
     assert samples is not None
-    z = fresh(denoiser, noises, range(settings.samples), 2)
-    assert isinstance(z, torch.Tensor)
+    z = independent(denoiser, noises, range(settings.samples), 2)
     data = Data(samples["x_0"], samples.get("condition"), z.cpu())
     found = statistics.estimate(denoiser, data, settings.grid, params.run.batch_size, scratch)
     if found is None:

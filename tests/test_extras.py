@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import diffusers
 import pytest
@@ -28,7 +29,8 @@ def full(noise, basis=PLAIN, nfe=3, draws=2):
     """A table that has everything, with weights that are all different."""
     table, k = banded(noise, basis, nfe), basis.shape
     return Tableau(table.t, table.t_c, table.c, table.W, noise, "full", {}, table.c_0, basis,
-                   drawn(nfe + 1, *k, seed=5), drawn(3, 1, 1, seed=6), drawn(nfe + 1, draws, *k, seed=7))  # fmt: skip
+                   drawn(nfe + 1, *k, seed=5), drawn(3, 1, 1, seed=6), drawn(nfe + 1, draws, *k, seed=7),
+                   torch.linspace(noise.T, noise.t_min, draws + 1, dtype=torch.float64))  # fmt: skip
 
 
 def ancestral(theirs, noise, nfe, eta):
@@ -66,7 +68,8 @@ def test_ddim_with_noise_makes_the_images_of_diffusers_own(model, nfe):
     pipe.scheduler = theirs
     expected = images(pipe, call | {"eta": 0.7}, nfe)
     table = ancestral(theirs, schedule, nfe, 0.7)
-    ours = images(drive(pipe, table), call, nfe)
+    torch.testing.assert_close(table.V, registry.build("ddim_eta_70", schedule, table.t).V)
+    ours = images(drive(pipe, registry.build("ddim_eta_70", schedule, table.t)), call, nfe)
     assert abs(ours - expected).max() < 1e-3
     deterministic = images(drive(pipe, ancestral(theirs, schedule, nfe, 0.0)), call, nfe)
     assert abs(deterministic - expected).max() > 1e-2
@@ -126,6 +129,7 @@ def test_all_of_it_is_saved_and_loaded_and_samples_the_same(basis, tmp_path):
     for key in ("beta", "m", "V"):
         other = table.to_dict() | {key: (2 * getattr(table, key)).tolist()}
         assert not Tableau.from_dict(other).agrees(table)
+    assert not Tableau.from_dict(table.to_dict() | {"t_z": [9.0, 2.0, 0.002]}).agrees(table)
     assert not table.agrees(banded(noise, basis))
     assert table.detached().agrees(table)
     assert '"schema": 3' in (tmp_path / "solver.json").read_text()
@@ -164,15 +168,18 @@ def test_a_sample_has_its_own_fresh_noises_whatever_the_batch():
     denoiser = models.load({"weights": "models/digits.safetensors"})
     noises, table = Noises("sample", 3, 7), full(denoiser.noise_schedule, nfe=2)
     table = Tableau.from_dict(table.to_dict() | {"m": [[[0.1]]]})  # the digits have one channel
+    table, along = replace(table, t_z=None), table
     by_batch = [torch.cat([shard["x_0"] for shard in generate(denoiser, table, noises, size)]) for size in (2, 7)]
     torch.testing.assert_close(*by_batch)
-    all_of_them = fresh(denoiser, noises, range(7), 2)
-    assert torch.equal(fresh(denoiser, noises, range(2, 4), 3)[:2], all_of_them[:, 2:4])
+    all_of_them = fresh(denoiser, noises, range(7), table)
+    more = full(denoiser.noise_schedule, nfe=2, draws=3)
+    assert torch.equal(fresh(denoiser, noises, range(2, 4), replace(more, t_z=None))[:2], all_of_them[:, 2:4])
+    assert not torch.equal(fresh(denoiser, noises, range(7), along), all_of_them)
     assert all_of_them.std().item() == pytest.approx(1, abs=0.1)
     x_T, _ = draw(denoiser, noises.stream, noises.seed, range(7))
     flat = torch.stack([x_T / denoiser.noise_schedule.sigma_T, *all_of_them]).flatten(1)
     assert torch.corrcoef(flat).fill_diagonal_(0).abs().max() < 0.2
-    assert fresh(denoiser, noises, range(7), 0) == ()
+    assert fresh(denoiser, noises, range(7), banded(denoiser.noise_schedule, PLAIN)) == ()
 
 
 def test_in_a_pipelines_loop_it_is_the_projects_own():
@@ -206,13 +213,18 @@ WRONG = {
     "rows of their own": (lambda data: data["V"][1].pop(), "entry V must have rows of as many numbers"),
     "no rows": (lambda data: data.update(V=[]), "entry V must have rows"),
     "no noises": (lambda data: data.update(V=[[], [], [], []]), "entry V must be float64 of shape"),
+    "times without noises": (lambda data: data.pop("V"), "entry t_z needs V"),
+    "too few times": (lambda data: data["t_z"].pop(), r"entry t_z must be float64 of shape \[3\]"),
+    "times that rise": (lambda data: data["t_z"].reverse(), "entry t_z must fall strictly"),
+    "times elsewhere": (lambda data: data.update(t_z=[81.0, 1.0, 0.1]), "entry t_z must stay within"),
+    "no times": (lambda data: data.update(t_z="t"), "entry t_z must be a list of numbers"),
     "one number": (lambda data: data.update(m=0.5), "entry m must be lists of numbers, 1 to 6 deep, got 0.5"),
     "no numbers": (lambda data: data.update(m=[]), "entry m must be lists of numbers"),
     "a word": (lambda data: data.update(m=["a"]), "entry m must be a list"),
     "not finite": (lambda data: data.update(m=[[[math.inf]]]), "entry m must be"),
     "ragged": (lambda data: data.update(m=[[1.0], [1.0, 2.0]]), "entry m must be a list of lists of the shape"),
     "deep": (lambda data: data.update(m=[[[[[[[1.0]]]]]]]), "entry m must be lists of numbers, 1 to 6 deep"),
-    "an older schema": (lambda data: [data.update(schema=2), data.pop("basis")], "unknown entry 'beta'"),
+    "an older schema": (lambda data: [data.update(schema=2), data.pop("basis")], "unknown entry 't_z'"),
 }
 
 

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.problems import NOISES, constants, noises, wavy
+from support.tables import drawn
 
 from s4spipe.noise import VE
 from s4spipe.runtime.errors import UserError
@@ -47,9 +48,10 @@ def test_loaded_it_samples_identically(solver, key, tmp_path):
     t = timesteps.build("logsnr", noise, 10)
     tableau = registry.build(f"{solver}_afs", noise, t, statistics=constants(noise))
     tableau.save(tmp_path / "solver.json")
-    x_T = noises()
+    x_T, z = noises(), drawn(tableau.draws, 4, 3)
     a, b = (
-        sample(lambda x, t, c: wavy(x, t), table, x_T) for table in (tableau, Tableau.load(tmp_path / "solver.json"))
+        sample(lambda x, t, c: wavy(x, t), table, x_T, z=z)
+        for table in (tableau, Tableau.load(tmp_path / "solver.json"))
     )
     assert torch.equal(a, b)
 

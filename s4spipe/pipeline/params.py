@@ -81,7 +81,9 @@ def parse(data: Any, root: Path = Path()) -> Params:
         many = isinstance(default, Block | dict)
         raise UserError(f"{key}: missing; " + ("docs/reference/parameters.md has its defaults" if many else
                                                f"its default is {flow(default)}"))  # fmt: skip
-    for rule in (_check_model, _check_adaptive, _check_lists, _check_learners, _check_schedules, _check_counts):
+    for rule in (
+        _check_model, _check_adaptive, _check_lists, _check_noisy, _check_learners, _check_schedules, _check_counts,
+    ):  # fmt: skip
         rule(params, root)
     return params
 
@@ -149,6 +151,16 @@ def _check_lists(params: Params, root: Path) -> None:
         if name not in params.classical_schedules:
             raise UserError(f"classical_schedules.{name}: missing; give it a schedule, such as "
                             f"{', '.join(sorted(timesteps.FORMULAS))}")  # fmt: skip
+
+
+def _check_noisy(params: Params, root: Path) -> None:
+    """Where a sample must be a function of x_T alone, no solver may add noise on the way."""
+    starts = {f"starts.{name}.solver": start.solver for name, start in params.starts.items()}
+    others = {f"{key}.solver": getattr(params, key).solver for key in ("teacher", "gits", "statistics")}
+    for key, name in (others | starts).items():
+        if name != RK45 and registry.parse(name)[0].noisy:
+            raise UserError(f"{key}: {name} adds fresh noise on the way, so that its samples are not determined by "
+                            "where they start; name a solver of the ODE, such as unipc_bh2")  # fmt: skip
 
 
 def _check_learners(params: Params, root: Path) -> None:

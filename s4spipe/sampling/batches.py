@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from s4spipe.models.base.denoiser import Denoiser
 from s4spipe.runtime import distributed
 from s4spipe.runtime.ahead import ahead
 from s4spipe.runtime.scratch import Scratch
+from s4spipe.sampling.brownian import increments
 from s4spipe.sampling.loop import sample
 from s4spipe.sampling.rk45 import solve
 from s4spipe.sampling.tableau import Tableau
@@ -59,19 +61,38 @@ def draw(denoiser: Denoiser, stream: str, seed: int, indices: range) -> tuple[Te
     return x_T, torch.tensor(conditions, device=denoiser.device)
 
 
-def fresh(denoiser: Denoiser, noises: Noises, indices: range, count: int) -> Tensor | tuple[()]:
-    """The fresh noises z that a solver adds to these samples on the way; they depend on nothing else, as in `draw`.
+def fresh(denoiser: Denoiser, noises: Noises, indices: range, tableau: Tableau | Adaptive) -> Tensor | tuple[()]:
+    """The fresh noises z that a solver adds to these samples on the way; each row is a function of (seed, stream,
+    index) and the solver's `t_z` only, as in `draw`.
+
+    With `t_z`, they are increments of one Brownian path of the sample, whatever the solver and its steps are (see
+    `brownian.increments`). Without, they are `independent`.
 
     Returns:
-        z [count, n, *sample_shape], float32 of standard deviation 1; fewer are the first ones of more.
+        z [Z, n, *sample_shape], float32 of standard deviation 1.
     """
-    if not count:
+    if isinstance(tableau, Adaptive) or not tableau.draws:
         return ()
+    if tableau.t_z is None:
+        return independent(denoiser, noises, indices, tableau.draws)
+    drawn = np.empty((tableau.draws, len(indices), *denoiser.sample_shape), np.float32)
+    for row, index in enumerate(indices):
+        of_node = partial(_of_node, (noises.seed, STREAMS[noises.stream], index), denoiser.sample_shape)
+        drawn[:, row] = increments(tableau.noise, tableau.t_z, of_node)
+    return torch.tensor(drawn, device=denoiser.device)
+
+
+def independent(denoiser: Denoiser, noises: Noises, indices: range, count: int) -> Tensor:
+    """Fresh noises z [count, n, *sample_shape] that are independent; fewer are the first ones of more."""
     drawn = np.empty((count, len(indices), *denoiser.sample_shape), np.float32)
     for row, index in enumerate(indices):
         rng = np.random.default_rng((noises.seed, STREAMS[noises.stream], index, 1))
         drawn[:, row] = rng.standard_normal(drawn[:, row].shape)
     return torch.tensor(drawn, device=denoiser.device)
+
+
+def _of_node(key: tuple[int, ...], shape: tuple[int, ...], node: int) -> np.ndarray:
+    return np.random.default_rng((*key, 2, node)).standard_normal(shape)
 
 
 @torch.inference_mode()
@@ -104,7 +125,7 @@ def generate(
 
     def drawn(indices: range) -> tuple[Tensor, Tensor | None, Tensor | tuple[()]]:
         x_T, condition = draw(denoiser, noises.stream, noises.seed, indices)
-        return x_T, condition, fresh(denoiser, noises, indices, solver.draws)
+        return x_T, condition, fresh(denoiser, noises, indices, solver)
 
     def get(indices: range, given: tuple[Tensor, Tensor | None, Tensor | tuple[()]] | None = None) -> dict:
         def make() -> dict:

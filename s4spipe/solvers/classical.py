@@ -128,19 +128,31 @@ def lagrange(
     u_of = {"t": noise.inverse, "rho": lambda lam: torch.exp(-lam), "lambda": lambda lam: lam}[clock]
     lam = noise.lambda_(t)
     u, sign = u_of(lam), -1 if form == "noise" else 1
-    # Gauss-Legendre in lambda, in which all three choices are smooth; 64 nodes are exact to rounding up to h = 10.
-    nodes, weights = (torch.from_numpy(v).to(t.dtype) for v in np.polynomial.legendre.leggauss(64))
+    nodes, weights = gauss_legendre(t.dtype)  # in lambda, in which all three choices are smooth
     b = torch.zeros(len(lam) - 1, order, dtype=t.dtype)
     for i, p in enumerate(_orders(len(b), order, lower_order_final)):
         h = lam[i + 1] - lam[i]
         x = lam[i] + h * (nodes + 1) / 2
         mass = weights * torch.exp(sign * (x - lam[i]))
         known, at = u[i - p + 1 : i + 1].flip(0), u_of(x)
-        for j in range(p):
-            others = torch.cat([known[:j], known[j + 1 :]])
-            values = ((at[:, None] - others) / (known[j] - others)).prod(1)
-            b[i, j] = (mass * values).sum() / mass.sum()
+        b[i, :p] = interpolated(known, at, mass)
     return Multistep(form, b)
+
+
+def gauss_legendre(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Nodes in [-1, 1] and weights, both [64]: with an exponential of lambda, exact to rounding up to h = 10."""
+    nodes, weights = (torch.from_numpy(v).to(dtype) for v in np.polynomial.legendre.leggauss(64))
+    return nodes, weights
+
+
+def interpolated(known: Tensor, at: Tensor, mass: Tensor) -> Tensor:
+    """The mean of a polynomial over `at` [n] with the weights `mass` [n], as weights of its values at `known` [p]."""
+    weights = []
+    for j in range(len(known)):
+        others = torch.cat([known[:j], known[j + 1 :]])
+        values = ((at[:, None] - others) / (known[j] - others)).prod(1)
+        weights.append((mass * values).sum() / mass.sum())
+    return torch.stack(weights)
 
 
 def unipc(

@@ -13,7 +13,7 @@ from s4spipe.models.noise import NoiseSchedule
 from s4spipe.runtime.checks import MOST_NFE, whole
 from s4spipe.runtime.errors import UserError, shown, unknown
 from s4spipe.sampling.tableau import Tableau
-from s4spipe.solvers import classical, dpm_v3, singlestep, timesteps
+from s4spipe.solvers import classical, dpm_v3, singlestep, stochastic, timesteps
 from s4spipe.solvers.dpm_v3 import Statistics
 from s4spipe.solvers.multistep import Multistep
 from s4spipe.solvers.singlestep import SingleStep
@@ -66,6 +66,8 @@ class Solver:
         orders: the orders that the solver exists in.
         default: the order that a name without an order means.
         plan: NFE -> the evaluations of each step.
+        number: what the number after the name is.
+        noisy: whether it adds fresh noises, as a solver of an SDE does.
     """
 
     kind: Literal["multistep", "singlestep", "algorithm", "statistical"]
@@ -73,6 +75,13 @@ class Solver:
     orders: tuple[int, ...]
     default: int
     plan: Callable[[int], list[int]] = _one_each
+    number: str = "order"
+    noisy: bool = False
+
+
+def _noisy(kind: Literal["multistep", "algorithm"], make: Callable, orders: Sequence[int], default: int, plan: Callable
+           = _one_each, number: str = "order") -> Solver:  # fmt: skip
+    return Solver(kind, make, tuple(orders), default, plan, number, noisy=True)
 
 
 def _family(make: Callable, **options) -> Solver:
@@ -106,6 +115,10 @@ CLASSICAL: dict[str, Solver] = {
     "unipc_bh1_eps": _family(classical.unipc, variant="bh1", form="noise"),
     "unipc_bh2_eps": _family(classical.unipc, variant="bh2", form="noise"),
     "dpm_v3": Solver("statistical", dpm_v3.dpm_v3, (1, 2, 3), 3),
+    "ddim_eta": _noisy("multistep", stochastic.ddim_eta, range(1, 101), 100, number="eta in percent"),
+    "dpmpp_sde": _noisy("algorithm", stochastic.dpmpp_sde, (2,), 2, _pairs),
+    "dpmpp_2m_sde": _noisy("multistep", stochastic.dpmpp_2m_sde, (1, 2), 2),
+    "sa_solver": _noisy("multistep", stochastic.sa_solver, (1, 2, 3, 4), 2),
 }
 
 
@@ -121,7 +134,8 @@ def parse(name: str) -> tuple[Solver, int, bool]:
     """Split a name such as `ipndm`, `ipndm_4` or `ipndm_4_afs`.
 
     Args:
-        name: a name in `CLASSICAL`, possibly with an order, possibly with `_afs` at the very end.
+        name: a name in `CLASSICAL`, possibly with an order (of `ddim_eta`, eta in percent), possibly with `_afs` at the
+            very end.
 
     Returns:
         The solver, its order, and whether its first step is analytic (AFS).
@@ -140,7 +154,8 @@ def parse(name: str) -> tuple[Solver, int, bool]:
     solver = CLASSICAL[base]
     order = solver.default if order is None else order
     if order not in solver.orders:
-        raise UserError(f"{base} has order {' or '.join(map(str, solver.orders))}, got {order} in {name!r}")
+        numbers = " or ".join(map(str, solver.orders)) if len(solver.orders) < 9 else f"1 to {solver.orders[-1]}"
+        raise UserError(f"{base} has {solver.number} {numbers}, got {order} in {name!r}")
     return solver, order, plain != name
 
 

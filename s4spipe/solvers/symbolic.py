@@ -13,13 +13,13 @@ from s4spipe.sampling.tableau.basis import PLAIN, Basis
 class Trace:
     """Stands in for the network while a solver runs on symbols, and records the evaluations.
 
-    A state is the vector [capacity + 2, *K] of its weights on (x_T, d_0, d_1, .., 1). A solver starts from `x_T`, and
-    may only add states, the constant `one` among them, and multiply them by weights [*K] or numbers. `tableau` then
-    returns what it did.
+    A state is the vector [2 capacity + 2, *K] of its weights on (x_T, d_0, d_1, .., z_0, z_1, .., 1), with fresh noises
+    z. A solver starts from `x_T`, and may only add states, the constant `one` among them, and multiply them by weights
+    [*K] or numbers. `tableau` then returns what it did.
 
     Args:
         noise: the noise schedule.
-        capacity: at least the number of evaluations that the solver makes.
+        capacity: at least the number of evaluations that the solver makes, and of noises that it draws.
         afs: make the first evaluation without the network (analytic first step, Dockhorn et al. 2022, arXiv 2210.05475,
             sec. 3.3). It uses the denoiser of data N(0, 1), D = alpha x / (alpha^2 + sigma^2), since x_T is almost
             indistinguishable from pure noise.
@@ -27,12 +27,13 @@ class Trace:
     """
 
     def __init__(self, noise: NoiseSchedule, capacity: int, afs: bool = False, basis: Basis = PLAIN):
-        self.noise, self.afs, self.basis = noise, afs, basis
-        unit = torch.eye(capacity + 2, dtype=torch.float64)
+        self.noise, self.capacity, self.afs, self.basis = noise, capacity, afs, basis
+        unit = torch.eye(2 * capacity + 2, dtype=torch.float64)
         self.unit = unit.view(*unit.shape, *[1] * len(basis.shape)).expand(*unit.shape, *basis.shape)
         self.x_T, self.one = self.unit[0], self.unit[-1]
         self.points: list[Tensor] = []
         self.times: list[Tensor] = []
+        self.t_z: list[Tensor] = []
 
     def data(self, y: Tensor, t: Tensor) -> Tensor:
         """The x0 prediction at the state y and time t."""
@@ -56,6 +57,15 @@ class Trace:
         data = self.data(y, t)
         return d_alpha * data + d_sigma * (y - alpha * data) / sigma
 
+    def fresh(self, s: Tensor, u: Tensor) -> Tensor:
+        """A fresh standard normal noise: the increment of the solver's Brownian motion between the times s and u, over
+        its standard deviation (see `Tableau`). The next one must begin at u."""
+        self.t_z = self.t_z or [s]
+        if s != self.t_z[-1]:
+            raise ValueError(f"the last noise ended at {self.t_z[-1]:g}, and this one begins at {s:g}")
+        self.t_z.append(u)
+        return self.unit[self.capacity + len(self.t_z) - 1]
+
     def predict(self, form: str) -> Callable[[Tensor, Tensor], Tensor]:
         """The prediction that a form of `Multistep` uses."""
         return {"data": self.data, "noise": self.eps, "velocity": self.velocity}[form]
@@ -66,5 +76,8 @@ class Trace:
         nfe = len(self.points)
         states = torch.stack([*self.points, end])
         t_c, c, W, beta = torch.stack(self.times), states[1:, 0], states[1:, 1 : nfe + 1], states[:, -1]
-        constant = {"beta": beta, "m": torch.ones(1, dtype=beta.dtype)} if beta.detach().any() else {}
-        return Tableau(t, t_c, c, W, self.noise, name, meta or {}, states[0, 0], self.basis, **constant)
+        extras = {"beta": beta, "m": torch.ones(1, dtype=beta.dtype)} if beta.detach().any() else {}
+        if self.t_z:
+            V = states[:, self.capacity + 1 : self.capacity + len(self.t_z)]
+            extras |= {"V": V.clone(), "t_z": torch.stack(self.t_z)}
+        return Tableau(t, t_c, c, W, self.noise, name, meta or {}, states[0, 0], self.basis, **extras)

@@ -29,16 +29,16 @@ class Gaussian:
         gain = alpha * self.std**2 / (alpha**2 * self.std**2 + sigma**2)
         return self.mean + gain * (x - alpha * self.mean)
 
+    def marginal(self, t):
+        """The mean and the variance of the noised data."""
+        t = torch.tensor(t, dtype=torch.float64)
+        alpha, sigma = self.noise_schedule.alpha(t), self.noise_schedule.sigma(t)
+        return alpha * self.mean, alpha**2 * self.std**2 + sigma**2
+
     def solution(self, x_T, t_end):
         """The exact probability flow keeps (x - alpha mean) / sqrt(alpha^2 std^2 + sigma^2)."""
-
-        def mean_and_deviation(t):
-            t = torch.tensor(t, dtype=torch.float64)
-            alpha, sigma = self.noise_schedule.alpha(t), self.noise_schedule.sigma(t)
-            return alpha * self.mean, (alpha**2 * self.std**2 + sigma**2).sqrt()
-
-        (m0, s0), (m1, s1) = mean_and_deviation(self.noise_schedule.T), mean_and_deviation(t_end)
-        return m1 + (x_T - m0) / s0 * s1
+        (m0, v0), (m1, v1) = self.marginal(self.noise_schedule.T), self.marginal(t_end)
+        return m1 + (x_T - m0) / v0.sqrt() * v1.sqrt()
 
 
 class Mixture:
@@ -125,3 +125,23 @@ def constants(noise, l=1.0, s=0.0, b=0.0):  # noqa: E741
     """Statistics that are numbers; by default those with which DPM-Solver-v3 is exponential Adams-Bashforth."""
     ends = noise.lambda_(torch.tensor([noise.T, noise.t_min], dtype=torch.float64))
     return Statistics(ends, *(torch.full((2,), value, dtype=torch.float64) for value in (l, s, b)))
+
+
+def moments(problem, tableau):
+    """The mean and the variance of a solver's samples of Gaussian data from the noised data at T, exactly: with a
+    denoiser that is affine, the sample is affine in x_T and the fresh noises."""
+    unit = torch.eye(2 + tableau.draws, dtype=torch.float64)  # 1, x_T, z_0, ..
+    d = torch.zeros(tableau.nfe, len(unit), dtype=torch.float64)
+    y = tableau.c_0 * unit[1]
+    for i in range(tableau.nfe):
+        shift, gain = _affine(problem, tableau.t_c[i])
+        d[i] = shift * unit[0] + gain * y
+        y = tableau.c[i] * unit[1] + tableau.W[i, : i + 1] @ d[: i + 1]
+        y[2:] += 0 if tableau.V is None else tableau.V[i + 1]
+    start_mean, start_variance = problem.marginal(tableau.noise.T)
+    return y[0] + y[1] * start_mean, y[1] ** 2 * start_variance + y[2:].square().sum()
+
+
+def _affine(problem, t):
+    at = problem(torch.tensor([[0.0], [1.0]], dtype=torch.float64), t)
+    return at[0, 0], at[1, 0] - at[0, 0]

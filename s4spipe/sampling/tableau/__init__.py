@@ -31,7 +31,10 @@ class Tableau:
     `basis`: one for each band of frequencies, say. Tensors are float64 and may carry gradients.
 
     To every state, a solver may add beta[i] m, where m is a constant of the model's (its mean sample, say), and
-    sum_k V[i, k] z_k, where z_k are fresh standard normal noises (so that it solves an SDE).
+    sum_k V[i, k] z_k, where z_k are fresh standard normal noises (so that it solves an SDE). With t_z, they are the
+    increments of one Brownian motion W in the clock e^(2 lambda), divided by their standard deviations: z_k is that
+    between the times t_z[k] and t_z[k+1]. Such noises are as independent as any, but tableaux with other steps can be
+    given the same path.
 
     Attributes:
         t: [S+1] times of the S steps, strictly falling, within the range of the noise schedule. A multistep solver has
@@ -47,6 +50,7 @@ class Tableau:
         beta: [N+1, *K] weights of the constant in y_0 .. y_N; None for none.
         m: the constant, which broadcasts over a sample: [C, H, W], or [C, 1, 1]; None if beta is None.
         V: [N+1, Z, *K] weights of the Z fresh noises in y_0 .. y_N; None for none.
+        t_z: [Z+1] times, strictly falling, between which the noises are increments of one path; None if they are not.
 
     Raises:
         UserError: if an attribute breaks one of these rules.
@@ -64,12 +68,15 @@ class Tableau:
     beta: Tensor | None = None
     m: Tensor | None = None
     V: Tensor | None = None
+    t_z: Tensor | None = None
 
     def __post_init__(self):
         if not isinstance(self.basis, Basis):
             raise UserError(f"tableau entry basis must be a basis, got {shown(self.basis)}")
         if (self.beta is None) != (self.m is None):
             raise UserError("tableau entries beta and m go together: the constant m and its weights beta")
+        if self.t_z is not None and self.V is None:
+            raise UserError("tableau entry t_z needs V: the times of noises, and the noises' weights")
         for key in ("t", "t_c", "c", "W", "c_0", *self.extras):
             if not torch.is_tensor(getattr(self, key)):
                 raise UserError(f"tableau entry {key} must be a tensor of float64, got {shown(getattr(self, key))}")
@@ -92,16 +99,18 @@ class Tableau:
             shapes |= {"beta": (n + 1, *k), "m": tuple(self.m.shape) or (1,)}
         if self.V is not None:
             shapes["V"] = (n + 1, max(self.draws, 1), *k)
+        if self.t_z is not None:
+            shapes["t_z"] = (self.draws + 1,)
         for key, shape in shapes.items():
             form.check(key, getattr(self, key), shape, n)
         if self.W.detach()[torch.ones(n, n, device=self.W.device).triu(1).bool()].any():
             raise UserError("tableau entry W must be lower triangular: a state may use only evaluations made before it")
-        if not (self.t.detach().diff() < 0).all():
-            raise UserError(f"tableau entry t must fall strictly, got {shown(self.t.detach().tolist())}")
         low, high = self.noise.t_min, self.noise.T
         slack = 1e-9 * (high - low)
-        for key in ("t", "t_c"):
+        for key in ("t", "t_c") if self.t_z is None else ("t", "t_c", "t_z"):
             value = getattr(self, key).detach()
+            if key != "t_c" and not (value.diff() < 0).all():
+                raise UserError(f"tableau entry {key} must fall strictly, got {shown(value.tolist())}")
             if value.min() < low - slack or value.max() > high + slack:
                 raise UserError(
                     f"tableau entry {key} must stay within the noise schedule's times [{low:g}, {high:g}], "
@@ -115,7 +124,7 @@ class Tableau:
 
     @property
     def extras(self) -> list[str]:
-        """Which of beta, m and V it has."""
+        """Which of beta, m, V and t_z it has."""
         return [key for key in form.EXTRAS if getattr(self, key) is not None]
 
     @property
@@ -157,7 +166,7 @@ class Tableau:
         if self.basis.shape:
             raise UserError(f"only plain weights can be laid over a basis, got those of {shown(self.basis.describe())}")
         k = basis.shape
-        weights = ("c_0", "c", "W", *(key for key in self.extras if key != "m"))
+        weights = ("c_0", "c", "W", *(key for key in self.extras if key in ("beta", "V")))
         wide = {key: getattr(self, key)[(...,) + (None,) * len(k)] for key in weights}
         return replace(self, basis=basis, **{key: w.expand(*w.shape[: w.ndim - len(k)], *k) for key, w in wide.items()})
 
@@ -232,7 +241,7 @@ class Tableau:
         c_0, c, W = self.c_0.tolist(), self.c.tolist(), [row[: i + 1] for i, row in enumerate(self.W.tolist())]
         frame = self._frame()
         meta = frame.pop("meta")
-        extras = {key: getattr(self, key).tolist() for key in self.extras}
+        extras = {key: getattr(self, key).tolist() for key in self.extras if key not in frame}
         return {**frame, "c_0": c_0, "c": c, "W": W, **extras, "meta": meta}
 
     def _frame(self) -> dict:
@@ -247,6 +256,7 @@ class Tableau:
             **({} if plain else {"basis": self.basis.describe()}),
             "t": self.t.tolist(),
             "t_c": self.t_c.tolist(),
+            **({} if self.t_z is None else {"t_z": self.t_z.tolist()}),
             "meta": self.meta,
         }
 
@@ -264,7 +274,8 @@ class Tableau:
         apart = isinstance(self.basis, Arrays)
         data = self._frame() if apart else self.to_dict()
         triangle, meta = data.pop("W", None), json.dumps(data.pop("meta"), indent=2, sort_keys=True)
-        beside = ["c_0", "c", "W", *self.extras] if apart else [key for key in self.extras if key == "m"]
+        beside = ["c_0", "c", "W", "beta", "V", "m"] if apart else ["m"]
+        beside = [key for key in beside if getattr(self, key) is not None]
         if beside:
             data = {key: value for key, value in data.items() if key not in beside}
             data["arrays"] = arrays.write(Path(path), {key: getattr(self, key) for key in beside})

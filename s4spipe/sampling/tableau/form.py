@@ -14,7 +14,7 @@ from s4spipe.sampling.tableau.basis import PLAIN
 SCHEMA, PLAIN_SCHEMA = 3, 2
 KEYS = ("schema", "name", "nfe", "steps", "noise", "basis", "t", "t_c", "c_0", "c", "W", "meta")
 RK45 = "rk45"  # an adaptive solver, which stands in a file of its own form
-EXTRAS = ("beta", "m", "V")  # of schema 3, where a solver has them
+EXTRAS = ("beta", "m", "V", "t_z")  # of schema 3, where a solver has them
 MOST_SIDES = 6  # of a sample
 
 
@@ -57,7 +57,8 @@ def check(key: str, value: Tensor, shape: tuple[int, ...], n: int) -> None:
 
 
 def weights(data: dict[str, Any], k: tuple[int, ...]) -> dict[str, Tensor]:
-    """c_0 [*k], c [N, *k], W [N, N, *k], beta [N+1, *k], V [N+1, Z, *k] and m, as far as they are in the data."""
+    """c_0 [*k], c [N, *k], W [N, N, *k], beta [N+1, *k], V [N+1, Z, *k], t_z [Z+1] and m, as far as they are in the
+    data."""
     found: dict[str, Tensor] = {key: row(key, data[key], k) for key in ("c", "beta") if key in data}
     if "c_0" in data:
         found["c_0"] = row("c_0", [data["c_0"]], k)[0]
@@ -68,6 +69,8 @@ def weights(data: dict[str, Any], k: tuple[int, ...]) -> dict[str, Tensor]:
         if not rows or any(len(own) != len(rows[0]) for own in rows):
             raise UserError(f"entry V must have rows of as many numbers, got {shown(data['V'])}")
         found["V"] = torch.stack(rows)
+    if "t_z" in data:
+        found["t_z"] = row("t_z", data["t_z"])
     if "m" in data:
         found["m"] = row("m", data["m"], _shape("m", data["m"])[1:])
     return found
