@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count
 from typing import Any
 
@@ -20,11 +20,12 @@ from s4spipe.learning.pairs import Pairs
 from s4spipe.learning.task import COEFFICIENTS, TIMES, Task
 from s4spipe.models.noise import NoiseSchedule
 from s4spipe.runtime.scratch import Scratch
-from s4spipe.sampling.batches import draw
+from s4spipe.sampling.batches import Noises, draw, independent
 from s4spipe.sampling.loop import sample
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.sampling.tableau.basis import PLAIN
-from s4spipe.solvers import registry, searched_schedules, timesteps
+from s4spipe.solvers import registry, searched_schedules, statistics, timesteps
+from s4spipe.solvers.dpm_v3 import Statistics
 
 CLASSICAL = ("ddim", "dpmpp_2m", "dpmpp_3m", "ipndm", "deis_tab", "unipc_bh1", "unipc_bh2")
 SCHEDULES = ("time_uniform", "time_quadratic", "edm", "logsnr", "vp_uniform", "vp_quadratic")
@@ -33,6 +34,7 @@ DISTANCE = distance.pseudo_huber
 MICRO_BATCH_SIZE = 200
 ADAM_BATCH_SIZE, LEARNING_RATE = 20, 0.03
 NEWTON_BATCH_SIZE, NEWTON_STEPS = 200, 10
+STATISTICS_GRID, STATISTICS_SAMPLES = 60, 256  # the defaults of params.yaml
 FREE_START, SKIP = "dpmpp_3m", (0.0, 0.1, 0.2, 0.3)
 
 Cost = dict[str, Any]
@@ -72,8 +74,39 @@ class Cell:
 
 
 def best_classical(cell: Cell) -> tuple[Tableau, Cost]:
-    """The classical solver and schedule with the smallest Fréchet distance to the teacher, by the judge's own features
-    and on the pairs: the most that a classical row can get."""
+    """The best classical solver on its best schedule."""
+    return best(cell, {f"{solver}, {on}": cell.classical(solver, on) for solver in CLASSICAL for on in SCHEDULES})
+
+
+def unipc(cell: Cell) -> tuple[Tableau, Cost]:
+    """UniPC on its best schedule."""
+    return best(cell, {on: cell.classical("unipc_bh2", on) for on in SCHEDULES})
+
+
+def dpm_v3(cell: Cell) -> tuple[Tableau, Cost]:
+    """DPM-Solver-v3 on its best schedule, with statistics of the pairs' samples."""
+    known = known_statistics(cell.problem, cell.training, cell.seed)
+    table, cost = best(cell, {on: registry.make("dpm_v3", on, cell.noise, cell.nfe, statistics=known)
+                              for on in SCHEDULES})  # fmt: skip
+    return table, cost | {"evaluations": cost["evaluations"] + 4 * STATISTICS_GRID * STATISTICS_SAMPLES}
+
+
+@lru_cache(maxsize=1)
+def known_statistics(problem: Problem, training: Pairs, seed: int) -> Statistics:
+    """Statistics of the model; two derivatives in forward mode a sample and point of the grid, each as dear as two
+    evaluations."""
+    some = training.take(torch.arange(min(STATISTICS_SAMPLES, len(training))))
+    noises = Noises("statistics", seed, len(some))
+    z = independent(problem.denoiser, noises, range(len(some)), 2)
+    found = statistics.estimate(problem.denoiser, statistics.Data(some.x_0, some.condition, z), STATISTICS_GRID,
+                                MICRO_BATCH_SIZE)  # fmt: skip
+    assert found is not None  # a single process has them
+    return found
+
+
+def best(cell: Cell, tables: dict[str, Tableau]) -> tuple[Tableau, Cost]:
+    """The table with the smallest Fréchet distance to the teacher, by the judge's own features and on the pairs: the
+    most that a classical row can get."""
     pairs, judge = cell.training, cell.problem.judge
     goal = frechet.statistics(judge(pairs.x_0).double())
 
@@ -82,11 +115,8 @@ def best_classical(cell: Cell) -> tuple[Tableau, Cost]:
         ends = [_samples(cell, table, index) for index in torch.arange(len(pairs)).split(MICRO_BATCH_SIZE)]
         return frechet.distance_and_slope(judge(torch.cat(ends)).double(), goal)[0]
 
-    tables = {
-        f"{solver}, {schedule}": cell.classical(solver, schedule) for solver in CLASSICAL for schedule in SCHEDULES
-    }
-    best = min(tables, key=lambda name: score(tables[name]))
-    return tables[best], {"evaluations": len(tables) * len(pairs) * cell.nfe, "solver": best}
+    name = min(tables, key=lambda name: score(tables[name]))
+    return tables[name], {"evaluations": len(tables) * len(pairs) * cell.nfe, "solver": name}
 
 
 def gits(cell: Cell, points: int = 60, noises: int = 64, solver: str = "ipndm_4") -> tuple[Tableau, Cost]:
@@ -179,7 +209,13 @@ def with_random(problem: Problem, net: FeatureFn, x: Tensor) -> list[Tensor]:
     return [net(x), RandomFeatures(BESIDE).embed(problem.denoiser.decode(x))]
 
 
-SPECIAL: dict[str, Callable[[Cell], tuple[Tableau, Cost]]] = {"classical": best_classical, "gits": gits, "dmn": dmn}
+SPECIAL: dict[str, Callable[[Cell], tuple[Tableau, Cost]]] = {
+    "classical": best_classical,
+    "unipc": unipc,
+    "dpm_v3": dpm_v3,
+    "gits": gits,
+    "dmn": dmn,
+}
 BY = {"adam": learned, "gauss_newton": fitted, "free": free}
 
 
