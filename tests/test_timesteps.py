@@ -1,8 +1,10 @@
 import json
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
+from diffusers.schedulers import AysSchedules
 from hypothesis import given
 from hypothesis import strategies as st
 from support.problems import NOISES
@@ -67,6 +69,51 @@ def test_noise_levels_that_no_linear_vp_process_spans_are_told(levels):
     for name in ("vp_uniform", "vp_quadratic"):
         with pytest.raises(UserError, match="linear VP"):
             timesteps.build(name, VE(*levels), 5)
+
+
+# -- Published schedules -----------------------------------------------------------------------------
+
+SD = NOISES["vp_discrete"]
+LISTS = AysSchedules  # of diffusers: timesteps to evaluate at, and sigmas that end in zero
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [pair for pair in product(timesteps.ALIGNED, NOISES) if pair != ("ays_svd", "vp_discrete")]
+)
+def test_published_times_fall_strictly_between_exact_ends(name, key):
+    noise = NOISES[key]
+    for n in range(1, 61):
+        t = timesteps.build(name, noise, n)
+        assert (len(t), t[0], t[-1]) == (n + 1, noise.T, noise.t_min)
+        assert (t.diff() < 0).all()
+
+
+def test_align_your_steps_are_the_published_lists():
+    """Timesteps on SD's own noise schedule, sigmas on VE noise from 700; on other noise, the same sigma/alpha."""
+    for name, key in (("ays_sd15", "StableDiffusion"), ("ays_sdxl", "StableDiffusionXL")):
+        t = timesteps.build(name, SD, 10)
+        np.testing.assert_allclose(t[:-1], LISTS[f"{key}Timesteps"], rtol=1e-10)
+        np.testing.assert_allclose((SD.sigma(t) / SD.alpha(t))[:-1], LISTS[f"{key}Sigmas"][:-1], atol=0.004)
+        for noise in NOISES.values():
+            t_here = timesteps.build(name, noise, 10)
+            torch.testing.assert_close(noise.lambda_(t_here)[1:-1], SD.lambda_(t)[1:-1], rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(timesteps.build("ays_svd", VE(0.002, 700.0), 10)[:-1],
+                               LISTS["StableDiffusionVideoSigmas"][:-1], rtol=1e-12)  # fmt: skip
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 7, 10, 17, 20])
+def test_other_numbers_of_steps_are_the_authors_interpolation(n):
+    """Of log sigma, over the list with its last sigma above zero (0.002 for SVD), as the paper's page has it."""
+    sigmas = [*LISTS["StableDiffusionVideoSigmas"][:-1], 0.002]
+    expected = np.exp(np.interp(np.linspace(0, 1, n + 1), np.linspace(0, 1, 11), np.log(sigmas)))
+    np.testing.assert_allclose(timesteps.build("ays_svd", VE(0.002, 700.0), n), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "noise"), [("ays_svd", SD), ("ays_svd", VE(0.035, 80.0)), ("ays_sd15", VE(0.2, 80.0)),
+                                             ("ays_sdxl", VE(0.002, 6.0))])  # fmt: skip
+def test_a_model_without_the_levels_of_a_published_schedule_is_refused(name, noise):
+    with pytest.raises(UserError, match=f"^{name} has noise levels sigma/alpha of .* within those of the model, .* to"):
+        timesteps.build(name, noise, 10)
 
 
 # -- Schedules of the user's own ---------------------------------------------------------------------
