@@ -1,6 +1,7 @@
 import json
 from itertools import product
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -114,6 +115,54 @@ def test_other_numbers_of_steps_are_the_authors_interpolation(n):
 def test_a_model_without_the_levels_of_a_published_schedule_is_refused(name, noise):
     with pytest.raises(UserError, match=f"^{name} has noise levels sigma/alpha of .* within those of the model, .* to"):
         timesteps.build(name, noise, 10)
+
+
+def karras_end(points, cut, rho):
+    """The noise level sigma/alpha of a point of the Karras grid of Stable Diffusion, by its formula in numpy."""
+    low, high = (noise_level(SD, t) ** (1 / rho) for t in (0.0, 999.0))
+    return np.linspace(high, low, points)[cut] ** rho
+
+
+def noise_level(noise, t):
+    return torch.exp(-noise.lambda_(torch.tensor(t, dtype=torch.float64))).item()
+
+
+@pytest.mark.parametrize(("n", "points", "rho", "cut"), [(4, 8, 5, 5), (5, 8, 5, 6), (6, 8, 5, 6), (7, 12, 7, 9),
+                                                         (8, 12, 7, 9)])  # fmt: skip
+def test_karras_cut_is_the_papers_grid(n, points, rho, cut):
+    """It ends at the noise level of a Karras grid, and its times are those of a Karras grid in t, with rho 1.2."""
+    t = timesteps.build("karras_cut", SD, n)
+    assert t[0] == SD.T
+    assert noise_level(SD, t[-1].item()) == pytest.approx(karras_end(points, cut, rho), rel=1e-9)
+    expected = np.linspace(999 ** (1 / 1.2), t[-1].item() ** (1 / 1.2), n + 1) ** 1.2
+    np.testing.assert_allclose(t, expected, rtol=1e-12)
+
+
+def test_the_end_of_karras_cut_is_a_noise_level_of_diffusers():
+    """Its exponent is 7, as for 8 steps; in float32."""
+    scheduler = diffusers.EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+                                                 use_karras_sigmas=True)  # fmt: skip
+    scheduler.set_timesteps(12)
+    end = timesteps.build("karras_cut", SD, 8)[-1].item()
+    assert noise_level(SD, end) == pytest.approx(scheduler.sigmas[9].item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("key", NOISES)
+def test_karras_cut_goes_with_any_noise_schedule(key):
+    """Its times are spaced in the noise schedule's own time."""
+    noise = NOISES[key]
+    for n in timesteps.CUTS:
+        t = timesteps.build("karras_cut", noise, n)
+        assert t[0] == noise.T
+        assert t[-1] > noise.t_min
+        gaps = (t ** (1 / 1.2)).diff()
+        torch.testing.assert_close(gaps, gaps.mean().expand(n), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 3, 9, 20])
+def test_karras_cut_has_no_rule_for_other_numbers_of_steps(n):
+    with pytest.raises(UserError, match=f"published for 4 to 8 steps, got {n}"):
+        timesteps.build("karras_cut", SD, n)
 
 
 # -- Schedules of the user's own ---------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Schedules: the N + 1 times t_0 = T > t_1 > ... > t_N = t_min of a solver with N steps."""
+"""Schedules: the N + 1 times t_0 = T > t_1 > ... > t_N of a solver with N steps; t_N is t_min, or above."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -97,6 +97,23 @@ def _stable_diffusion() -> NoiseSchedule:
     return VPDiscrete(alphas_cumprod("scaled_linear", 0.00085, 0.012, 1000))
 
 
+# By the number of steps: n, rho and m of `karras_cut`.
+CUTS = {4: (8, 5.0, 5), 5: (8, 5.0, 6), 6: (8, 5.0, 6), 7: (12, 7.0, 9), 8: (12, 7.0, 9)}
+
+
+def karras_cut(noise: NoiseSchedule, n: int) -> Tensor:
+    """The grid of "Hyperparameters are all you need" (arXiv 2510.02390), for 4 to 8 steps; it ends above t_min.
+
+    A grid like `edm`, of n points with the exponent rho, is cut at its point m (from 0). The times lie between T and
+    the time of that point, uniform in t^(1/1.2), with t the time of the noise schedule; for VE noise, t is sigma.
+    """
+    if n not in CUTS:
+        raise UserError(f"karras_cut is published for 4 to 8 steps, got {n}: use another schedule")
+    points, rho, cut = CUTS[n]
+    end, power = edm(noise, points - 1, rho)[cut], 1.2
+    return (noise.T ** (1 / power) + _ramp(n) * (end ** (1 / power) - noise.T ** (1 / power))) ** power
+
+
 # On any noise schedule, for any number of steps.
 FORMULAS = {
     "time_uniform": time_uniform,
@@ -106,8 +123,11 @@ FORMULAS = {
     "vp_uniform": vp_uniform,
     "vp_quadratic": vp_quadratic,
 }
-# Made for some noise levels, and refused elsewhere.
-PUBLISHED = {name: partial(aligned, name=name) for name in ALIGNED}
+# Made for some noise levels or numbers of steps, and refused elsewhere.
+PUBLISHED: dict[str, Callable[[NoiseSchedule, int], Tensor]] = {
+    **{name: partial(aligned, name=name) for name in ALIGNED},
+    "karras_cut": karras_cut,
+}
 BUILT_IN: dict[str, Callable[[NoiseSchedule, int], Tensor]] = {**FORMULAS, **PUBLISHED}
 
 
@@ -123,11 +143,11 @@ def build(schedule: Schedule, noise: NoiseSchedule, n: int, named: Mapping[str, 
 
     Returns:
         n + 1 times, float64 on the CPU. The first is exactly T; the last is exactly t_min for a name in
-        `BUILT_IN`.
+            `BUILT_IN` other than karras_cut.
 
     Raises:
-        UserError: for n < 1, an unknown name, a published schedule that is not for this noise schedule, and times that
-            are not n + 1 numbers falling strictly from T to t_min or above.
+        UserError: for n < 1, an unknown name, a published schedule that is not for this noise schedule or this n, and
+            times that are not n + 1 numbers falling strictly from T to t_min or above.
     """
     check_noise(noise)
     n = whole("nfe", n, most=2 * MOST_NFE)  # a first step without the network comes on top
@@ -138,7 +158,8 @@ def build(schedule: Schedule, noise: NoiseSchedule, n: int, named: Mapping[str, 
     if isinstance(schedule, str) and schedule in BUILT_IN:
         with torch.device("cpu"):  # whatever torch's default device is
             t = BUILT_IN[schedule](noise, n)
-        t[-1] = noise.t_min
+        if schedule != "karras_cut":
+            t[-1] = noise.t_min
     else:
         times, where = schedule, ""
         if isinstance(schedule, str):
