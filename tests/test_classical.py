@@ -231,6 +231,27 @@ def test_the_predictor_of_unipc_is_the_exact_integral(form, clock, variant, key,
     assert ((unip - exact).abs().amax(1) <= 1e-12 * exact.abs().amax(1).clamp(min=1)).all()
 
 
+@pytest.mark.parametrize("key", NOISES)
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_fdpm_is_ddim_with_the_prediction_at_the_end(steps, key):
+    """Written out with DDIM's eq. 12 of Song et al. 2010.02502, its noise prediction made of a data prediction."""
+    noise = NOISES[key]
+    t = timesteps.build("edm", noise, steps)
+    alpha, sigma = noise.alpha(t), noise.sigma(t)
+
+    def ddim(x, data, i):
+        return alpha[i + 1] * data + sigma[i + 1] * (x - alpha[i] * data) / sigma[i]
+
+    x = noises(scale=noise.sigma_T)
+    data = wavy(x, t[0])
+    for i in range(steps):
+        data = wavy(ddim(x, data, i), t[i + 1])
+        x = ddim(x, data, i)
+    table = registry.build("fdpm", noise, t)
+    assert table.nfe == steps + 1
+    torch.testing.assert_close(sample(wavy, table, noises(scale=noise.sigma_T)), x, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_ipndm_has_the_weights_of_equal_steps(order):
     """They integrate polynomials of a degree below the order exactly over the next unit step."""

@@ -37,7 +37,7 @@ def rate(solver, problem, grid, ns=(320, 640), points=None):
 # publish it: see `classical.dpm_multistep`. A corrector adds an order.
 ORDER = {
     "ddim": 1, "euler": 1, "dpm_2m": 2, "dpm_3m": 2, "dpmpp_2m": 2, "dpmpp_3m": 2, "dpm_2s": 2, "dpm_3s": 3,
-    "dpmpp_2s": 2, "parallel_midpoints": 2, "heun": 2,
+    "dpmpp_2s": 2, "parallel_midpoints": 2, "heun": 2, "fdpm": 1,
     **{f"{name}_{p}": p for name in ("deis_tab", "deis_rhoab", "deis_log", "adams_bashforth", "unip_bh1", "unip_bh2")
        for p in (1, 2, 3, 4)},
     **{f"unipc_{name}_{p}": p + 1 for name in ("bh1", "bh2", "bh1_eps", "bh2_eps") for p in (1, 2, 3, 4)},
@@ -66,6 +66,22 @@ def test_order_of_convergence_on_a_mixture(solver, key):
     problem = Mixture(MILD[key])
     x_T = problem.draw(6)
     assert rate(solver, problem, graded, points=x_T) == pytest.approx(ORDER[solver], abs=0.2)
+
+
+@pytest.mark.parametrize("key", MILD)
+def test_the_leading_errors_of_fdpm_and_ddim_cancel(key):
+    """One takes the denoiser at the end of a step, the other at its start: their mean is of order 2."""
+    noise = MILD[key]
+    problem, x_T = Gaussian(noise), noises(scale=noise.sigma_T)
+    exact = problem.solution(x_T, noise.t_min)
+
+    def errors(n):
+        return [march(problem, registry.build(name, noise, graded(noise, n)), x_T) - exact for name in ("fdpm", "ddim")]
+
+    (fdpm, ddim), (fdpm_2, ddim_2) = errors(160), errors(320)
+    assert (fdpm * ddim < 0).all()
+    for coarse, fine, order in ((fdpm, fdpm_2, 1), (ddim, ddim_2, 1), (fdpm + ddim, fdpm_2 + ddim_2, 2)):
+        assert np.log2(coarse.norm().item() / fine.norm().item()) == pytest.approx(order, abs=0.1)
 
 
 class FlatStart:

@@ -213,6 +213,29 @@ def test_ddim_on_vp(nfe):
     agree(mine, x)
 
 
+@pytest.mark.parametrize("nfe", [5, 8])
+@pytest.mark.parametrize("name", ["ddim", "dpmpp_2m"])
+def test_it_stops_where_karras_cut_does(name, nfe):
+    """Both schedulers on its noise levels, without the zero that they append; the first one's state is x/alpha."""
+    noise = NOISES["vp_discrete"]
+    t = timesteps.build("karras_cut", noise, nfe)
+    sigmas = noise.sigma(t) / noise.alpha(t)
+    if name == "dpmpp_2m":
+        scheduler = diffusers.DPMSolverMultistepScheduler(solver_order=2, lower_order_final=True, **SAMPLE)
+        scheduler.set_timesteps(nfe)
+        scale = torch.ones_like(sigmas)
+    else:
+        scheduler = diffusers.EulerDiscreteScheduler(prediction_type="sample")
+        scheduler.set_timesteps(sigmas=sigmas.tolist())
+        scale = noise.alpha(t)
+    scheduler.sigmas, scheduler.is_scale_input_called = sigmas, True
+    x = noises(scale=noise.sigma_T) / scale[0]
+    for timestep, s, a in zip(scheduler.timesteps, t[:-1], scale, strict=False):
+        x = scheduler.step(wavy(a * x, s / 1000), timestep, x).prev_sample
+    mine = sample(lambda x, s, c: wavy(x, s / 1000), registry.build(name, noise, t), noises(scale=noise.sigma_T))
+    agree(mine, x * scale[-1], FLOAT32)
+
+
 @pytest.mark.parametrize("count", [6, 10, 20])
 @pytest.mark.parametrize("warm", [True, False], ids=["pndm", "plms"])
 def test_pndm_on_vp(warm, count):

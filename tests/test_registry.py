@@ -20,6 +20,7 @@ from s4spipe.solvers import registry, timesteps
         ("ipndm", 5, [1] * 5), ("ipndm_afs", 5, [1] * 6), ("heun", 5, [2, 2, 1]), ("dpm_2s", 4, [2, 2]),
         ("dpm_3s", 6, [3, 2, 1]), ("dpm_3s", 7, [3, 3, 1]), ("dpm_3s", 8, [3, 3, 2]), ("pndm", 8, [4, 4]),
         ("pndm", 14, [4, 4, 4, 1, 1]), ("plms", 4, [2, 1, 1]), ("parallel_midpoints", 5, [3, 2]),
+        ("fdpm", 4, [2, 1, 1]), ("fdpm", 2, [2]), ("fdpm_afs", 1, [2]),
     ],
 )  # fmt: skip
 def test_nfe_is_spent_as_said(solver, nfe, expected):
@@ -96,7 +97,8 @@ def test_mistakes_are_told(name, t, field):
     ("name", "nfe", "field"),
     [
         ("pndm", 5, "NFE must be 4, 8, 12 or more, got 5"),
-        ("plms", 1, "NFE must be at least 2, got 1"),
+        ("plms", 1, "plms spends 2 .* NFE must be at least 2, got 1"),
+        ("fdpm", 1, "fdpm spends 2 .* NFE must be at least 2, got 1"),
         ("ddim", 0, "nfe must be at least 1, got 0"),
         ("heun", 6, "3 steps, got 4"),
     ],
@@ -106,7 +108,7 @@ def test_an_nfe_that_a_solver_cannot_spend_is_told(name, nfe, field):
         registry.build(name, VE(), timesteps.build("edm", VE(), 4), nfe=nfe)
 
 
-@pytest.mark.parametrize("name", ["heun", "pndm", "plms"])
+@pytest.mark.parametrize("name", ["heun", "fdpm", "pndm", "plms"])
 def test_an_algorithm_has_no_coefficients(name):
     with pytest.raises(UserError, match=name):
         registry.coefficients(name, VE(), timesteps.build("edm", VE(), 4))

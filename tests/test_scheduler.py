@@ -102,7 +102,7 @@ def test_dpmpp_on_flow(nfe):
     assert np.abs(images(pipe, call, nfe) - expected).max() < 1e-3
 
 
-SOLVERS = ["unipc_bh2", "heun", "dpm_3s", "parallel_midpoints", "deis_tab_4"]
+SOLVERS = ["unipc_bh2", "heun", "fdpm", "dpm_3s", "parallel_midpoints", "deis_tab_4"]
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])

@@ -1,8 +1,11 @@
 import json
+from itertools import product
 
+import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.schedulers import AysSchedules
 from hypothesis import given
 from hypothesis import strategies as st
 from support.problems import NOISES
@@ -67,6 +70,99 @@ def test_noise_levels_that_no_linear_vp_process_spans_are_told(levels):
     for name in ("vp_uniform", "vp_quadratic"):
         with pytest.raises(UserError, match="linear VP"):
             timesteps.build(name, VE(*levels), 5)
+
+
+# -- Published schedules -----------------------------------------------------------------------------
+
+SD = NOISES["vp_discrete"]
+LISTS = AysSchedules  # of diffusers: timesteps to evaluate at, and sigmas that end in zero
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [pair for pair in product(timesteps.ALIGNED, NOISES) if pair != ("ays_svd", "vp_discrete")]
+)
+def test_published_times_fall_strictly_between_exact_ends(name, key):
+    noise = NOISES[key]
+    for n in range(1, 61):
+        t = timesteps.build(name, noise, n)
+        assert (len(t), t[0], t[-1]) == (n + 1, noise.T, noise.t_min)
+        assert (t.diff() < 0).all()
+
+
+def test_align_your_steps_are_the_published_lists():
+    """Timesteps on SD's own noise schedule, sigmas on VE noise from 700; on other noise, the same sigma/alpha."""
+    for name, key in (("ays_sd15", "StableDiffusion"), ("ays_sdxl", "StableDiffusionXL")):
+        t = timesteps.build(name, SD, 10)
+        np.testing.assert_allclose(t[:-1], LISTS[f"{key}Timesteps"], rtol=1e-10)
+        np.testing.assert_allclose((SD.sigma(t) / SD.alpha(t))[:-1], LISTS[f"{key}Sigmas"][:-1], atol=0.004)
+        for noise in NOISES.values():
+            t_here = timesteps.build(name, noise, 10)
+            torch.testing.assert_close(noise.lambda_(t_here)[1:-1], SD.lambda_(t)[1:-1], rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(timesteps.build("ays_svd", VE(0.002, 700.0), 10)[:-1],
+                               LISTS["StableDiffusionVideoSigmas"][:-1], rtol=1e-12)  # fmt: skip
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 7, 10, 17, 20])
+def test_other_numbers_of_steps_are_the_authors_interpolation(n):
+    """Of log sigma, over the list with its last sigma above zero (0.002 for SVD), as the paper's page has it."""
+    sigmas = [*LISTS["StableDiffusionVideoSigmas"][:-1], 0.002]
+    expected = np.exp(np.interp(np.linspace(0, 1, n + 1), np.linspace(0, 1, 11), np.log(sigmas)))
+    np.testing.assert_allclose(timesteps.build("ays_svd", VE(0.002, 700.0), n), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "noise"), [("ays_svd", SD), ("ays_svd", VE(0.035, 80.0)), ("ays_sd15", VE(0.2, 80.0)),
+                                             ("ays_sdxl", VE(0.002, 6.0))])  # fmt: skip
+def test_a_model_without_the_levels_of_a_published_schedule_is_refused(name, noise):
+    with pytest.raises(UserError, match=f"^{name} has noise levels sigma/alpha of .* within those of the model, .* to"):
+        timesteps.build(name, noise, 10)
+
+
+def karras_end(points, cut, rho):
+    """The noise level sigma/alpha of a point of the Karras grid of Stable Diffusion, by its formula in numpy."""
+    low, high = (noise_level(SD, t) ** (1 / rho) for t in (0.0, 999.0))
+    return np.linspace(high, low, points)[cut] ** rho
+
+
+def noise_level(noise, t):
+    return torch.exp(-noise.lambda_(torch.tensor(t, dtype=torch.float64))).item()
+
+
+@pytest.mark.parametrize(("n", "points", "rho", "cut"), [(4, 8, 5, 5), (5, 8, 5, 6), (6, 8, 5, 6), (7, 12, 7, 9),
+                                                         (8, 12, 7, 9)])  # fmt: skip
+def test_karras_cut_is_the_papers_grid(n, points, rho, cut):
+    """It ends at the noise level of a Karras grid, and its times are those of a Karras grid in t, with rho 1.2."""
+    t = timesteps.build("karras_cut", SD, n)
+    assert t[0] == SD.T
+    assert noise_level(SD, t[-1].item()) == pytest.approx(karras_end(points, cut, rho), rel=1e-9)
+    expected = np.linspace(999 ** (1 / 1.2), t[-1].item() ** (1 / 1.2), n + 1) ** 1.2
+    np.testing.assert_allclose(t, expected, rtol=1e-12)
+
+
+def test_the_end_of_karras_cut_is_a_noise_level_of_diffusers():
+    """Its exponent is 7, as for 8 steps; in float32."""
+    scheduler = diffusers.EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+                                                 use_karras_sigmas=True)  # fmt: skip
+    scheduler.set_timesteps(12)
+    end = timesteps.build("karras_cut", SD, 8)[-1].item()
+    assert noise_level(SD, end) == pytest.approx(scheduler.sigmas[9].item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("key", NOISES)
+def test_karras_cut_goes_with_any_noise_schedule(key):
+    """Its times are spaced in the noise schedule's own time."""
+    noise = NOISES[key]
+    for n in timesteps.CUTS:
+        t = timesteps.build("karras_cut", noise, n)
+        assert t[0] == noise.T
+        assert t[-1] > noise.t_min
+        gaps = (t ** (1 / 1.2)).diff()
+        torch.testing.assert_close(gaps, gaps.mean().expand(n), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 3, 9, 20])
+def test_karras_cut_has_no_rule_for_other_numbers_of_steps(n):
+    with pytest.raises(UserError, match=f"published for 4 to 8 steps, got {n}"):
+        timesteps.build("karras_cut", SD, n)
 
 
 # -- Schedules of the user's own ---------------------------------------------------------------------

@@ -225,7 +225,7 @@ def _check_learner(key: str, learner: Learner) -> None:
 def _check_schedules(params: Params, root: Path) -> None:
     files = layout.input_schedules(root)
     for name in files:
-        if name in (*timesteps.FORMULAS, *SEARCHED, "best"):
+        if name in (*timesteps.BUILT_IN, *SEARCHED, "best"):
             raise UserError(f"{files[name]}: {name} is the name of a built-in schedule; rename the file")
 
     def check(key: str, schedule: Schedule, *also: str) -> None:

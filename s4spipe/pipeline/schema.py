@@ -241,10 +241,10 @@ class Params(Block):
     )
     classical_schedules: dict[Classical, Schedule] = key(
         dict.fromkeys(USUAL, "best"),
-        "Their schedules: time_uniform, time_quadratic, edm, logsnr, vp_uniform, vp_quadratic; gits or dmn, if "
-        "`searched` below names it; a list of times; the name of a file in inputs/schedules; or best: the best of the "
-        "first four for that solver and NFE on the embedded model. Every other key for a schedule takes the same, "
-        "except best.",
+        "Their schedules: time_uniform, time_quadratic, edm, logsnr, vp_uniform, vp_quadratic; ays_sd15, ays_sdxl, "
+        "ays_svd or karras_cut; gits or dmn, if `searched` below names it; a list of times; the name of a file in "
+        "inputs/schedules; or best: the best of the first four for that solver and NFE on the embedded model. Every "
+        "other key for a schedule takes the same, except best.",
     )
     run: Run = key(Run(), "Where and how to compute. No result depends on these, so no stage re-runs when they change.")
     model: Model = key(

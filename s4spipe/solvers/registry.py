@@ -48,9 +48,9 @@ def _runge_kutta_first(nfe: int) -> list[int]:
     return [4] * (nfe // 4)
 
 
-def _euler_first(nfe: int) -> list[int]:
+def _two_first(nfe: int, name: str) -> list[int]:
     if nfe < 2:
-        raise UserError(f"plms spends 2 evaluations on its first step: NFE must be at least 2, got {nfe}")
+        raise UserError(f"{name} spends 2 evaluations on its first step: NFE must be at least 2, got {nfe}")
     return [2] + [1] * (nfe - 2)
 
 
@@ -101,8 +101,9 @@ CLASSICAL: dict[str, Solver] = {
     "dpmpp_2s": Solver("singlestep", partial(classical.dpm_singlestep, form="data"), (2,), 2, _pairs),
     "parallel_midpoints": Solver("singlestep", classical.parallel_midpoints, (2,), 2, _threes),
     "heun": Solver("algorithm", singlestep.heun, (2,), 2, _pairs),
+    "fdpm": Solver("algorithm", singlestep.fdpm, (1,), 1, partial(_two_first, name="fdpm")),
     "pndm": Solver("algorithm", singlestep.pndm, (4,), 4, _runge_kutta_first),
-    "plms": Solver("algorithm", singlestep.pndm, (4,), 4, _euler_first),
+    "plms": Solver("algorithm", singlestep.pndm, (4,), 4, partial(_two_first, name="plms")),
     "ipndm": _family(classical.ipndm),
     "deis_tab": _family(classical.lagrange, clock="t"),
     "deis_rhoab": _family(classical.lagrange, clock="rho"),
@@ -189,7 +190,7 @@ def coefficients(
         spent: evaluations of each step; by default, as many as S steps can have.
 
     Raises:
-        UserError: for an unknown name, and for a solver of neither kind (heun, pndm, plms, dpm_v3).
+        UserError: for an unknown name, and for a solver of neither kind (heun, fdpm, pndm, plms, dpm_v3).
     """
     t = _steps(noise, t)
     solver, order, _ = parse(name)

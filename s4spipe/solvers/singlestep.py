@@ -1,4 +1,4 @@
-"""From per-step coefficients to a tableau: single-step exponential methods, and the algorithms of Heun and PNDM."""
+"""From per-step coefficients to a tableau: single-step exponential methods; the algorithms of Heun, F-DPM and PNDM."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,6 +62,21 @@ def heun(net: Trace, t: Tensor, evals_per_step: Sequence[int]) -> Tensor:
         first = net.velocity(x, s)
         euler = x + (u - s) * first
         x = euler if evals == 1 else x + (u - s) / 2 * (first + net.velocity(euler, u))
+    return x
+
+
+def fdpm(net: Trace, t: Tensor, evals_per_step: Sequence[int]) -> Tensor:
+    """F-DPM-Solver (arXiv 2512.24927): DDIM whose steps take the data prediction at their end, not at their start.
+
+    The state there is that of a DDIM step with the prediction before. The first step has none before, and spends an
+    evaluation at its start on it.
+    """
+    x = net.x_T
+    data = net.data(x, t[0])
+    for s, u in pairwise(t):
+        keep, gain = step_weights(net.noise, s, u, "data")
+        data = net.data(keep * x + gain * data, u)
+        x = keep * x + gain * data
     return x
 
 
