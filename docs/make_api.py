@@ -18,6 +18,7 @@ from s4spipe.learning import families
 from s4spipe.sampling import likelihood, loop, rk45
 from s4spipe.sampling.colored import colored
 from s4spipe.sampling.likelihood import Likelihood
+from s4spipe.sampling.mean_reverting import around, centered
 from s4spipe.sampling.predictor_corrector import predictor_corrector
 from s4spipe.sampling.tableau.adaptive import Adaptive
 from s4spipe.scheduler.applied import Applied
@@ -45,6 +46,8 @@ SECTIONS: list[tuple[str, str, dict[str, Any]]] = [
         "s4spipe.sampling.likelihood.Likelihood": Likelihood,
         "s4spipe.sampling.predictor_corrector.predictor_corrector": predictor_corrector,
         "s4spipe.sampling.colored.colored": colored,
+        "s4spipe.sampling.mean_reverting.centered": centered,
+        "s4spipe.sampling.mean_reverting.around": around,
     }),
     ("In a pipeline of diffusers", "Needs the extra `diffusers`.", {
         "s4spipe.apply": s4spipe.apply,
