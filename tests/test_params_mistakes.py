@@ -39,8 +39,6 @@ KEYS = [(*prefix, name) for prefix, block in BLOCKS for name, field in block.mod
 OPTIONAL = [
     "run.launcher",
     "learner_defaults.late",
-    "teacher.tolerance",
-    "reference.tolerance",
     *(f"model.{key}" for key in ("source", "revision", "size", "shape", "scheduler", "pipeline")),
 ]
 

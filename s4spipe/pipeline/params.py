@@ -81,9 +81,7 @@ def parse(data: Any, root: Path = Path()) -> Params:
         many = isinstance(default, Block | dict)
         raise UserError(f"{key}: missing; " + ("docs/reference/parameters.md has its defaults" if many else
                                                f"its default is {flow(default)}"))  # fmt: skip
-    for rule in (
-        _check_model, _check_adaptive, _check_lists, _check_noisy, _check_learners, _check_schedules, _check_counts,
-    ):  # fmt: skip
+    for rule in (_check_model, _check_lists, _check_noisy, _check_learners, _check_schedules, _check_counts):
         rule(params, root)
     return params
 
@@ -126,15 +124,6 @@ def _check_model(params: Params, root: Path) -> None:
                         "name another one")  # fmt: skip
     if params.fid.clip != "none" and params.prompts == NONE:
         raise UserError("fid.clip: a CLIP score needs prompts; make it none")
-
-
-def _check_adaptive(params: Params, root: Path) -> None:
-    for role in ("teacher", "reference"):
-        block = getattr(params, role)
-        if block.solver == RK45 and block.tolerance is None:
-            raise UserError(f"{role}.tolerance: missing; rk45 needs the error that a step may make, such as 1e-5")
-        if block.solver != RK45 and block.tolerance is not None:
-            raise UserError(f"{role}.tolerance: only rk45 is adaptive, not {block.solver}; leave the key out")
 
 
 def _check_lists(params: Params, root: Path) -> None:

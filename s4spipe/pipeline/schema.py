@@ -110,7 +110,7 @@ class Teacher(Block):
     solver: AnySolver = key("unipc_bh2", "a classical solver, or rk45: adaptive, to a tolerance")
     schedule: Schedule = key("logsnr", "not read for rk45")
     nfe: Nfe = key(20, "for rk45 the most that a sample may take")
-    tolerance: Tolerance | None = key(None, "rk45 only, which needs it: the error of a step, 1e-5 for instance")
+    tolerance: Tolerance = key(1e-5, "only rk45 reads it: the error that a step may make")
     train: Count = key(600, "pairs to learn from")
     validation: Count = key(300, "pairs that choose the best parameters")
     seed: Seed = key(0)
@@ -178,7 +178,7 @@ class Reference(Block):
     solver: AnySolver = key("unipc_bh2", "this and the next three as for the teacher")
     schedule: Schedule = key("vp_quadratic")
     nfe: Nfe = key(50)
-    tolerance: Tolerance | None = key(None)
+    tolerance: Tolerance = key(1e-5)
     count: Count = key(20000)
     seed: Seed = key(0)
 
