@@ -73,6 +73,13 @@ def test_gauss_newton_and_refining_are_the_same_to_rounding(work, tmp_path):
         assert [r["evaluations"] for r in result["history"]] == [r["evaluations"] for r in alone["history"]]
 
 
+def test_a_search_is_the_same_and_its_candidates_are_divided(tmp_path):
+    (alone,), three = (together("searching", world, tmp_path / str(world)) for world in (1, 3))
+    for result in three:
+        assert (result["best"], result["history"]) == (alone["best"], alone["history"])
+        assert result["calls"] < 0.4 * alone["calls"]
+
+
 def test_features_are_the_same_in_all(tmp_path):
     (alone,), two, three = (together("seeing", world, tmp_path / str(world)) for world in (1, 2, 3))
     for result in (*two, *three):

@@ -9,7 +9,7 @@ import torch
 from s4spipe import models
 from s4spipe.evaluation import fid
 from s4spipe.features.base import loading
-from s4spipe.learning import adam, distance, gauss_newton, refinement
+from s4spipe.learning import adam, distance, gauss_newton, refinement, search
 from s4spipe.learning.families import LMS, Times
 from s4spipe.runtime import distributed
 from s4spipe.runtime.scratch import Scratch
@@ -17,6 +17,7 @@ from s4spipe.sampling.batches import Noises, generate
 from s4spipe.sampling.tableau.adaptive import Adaptive
 from s4spipe.solvers import registry, timesteps
 from support import fits
+from support.problems import march, noises
 
 MODELS = Path(__file__).parent.parent.parent / "models"
 
@@ -70,6 +71,15 @@ def newton():
 def refining():
     given = task(validation=11, micro_batch_size=4)
     return learned(refinement.refine(given, lambda x: [x[:, :2].float(), x.float()], steps=2), given.student)
+
+
+def searching():
+    denoiser, x_T = fits.Net(), noises(4, scale=fits.NOISE.sigma_T)
+    chosen = search.Settings(generations=2, candidates=7, seed=1)
+    table, history = search.evolve(
+        fits.NOISE, 3, lambda table: march(denoiser, table, x_T).square().mean().item(), chosen, Scratch("searching")
+    )
+    return {"best": table.to_dict(), "history": history, "calls": denoiser.calls}
 
 
 def seeing():
