@@ -7,9 +7,12 @@ from support.parameters import DEFAULT, changed, mistake
 from support.pipeline import ROOT
 
 from s4spipe.learning.families import FAMILIES
-from s4spipe.pipeline import params, resolve
+from s4spipe.noise import VE
+from s4spipe.pipeline import params, resolve, tables
 from s4spipe.pipeline.layout import INPUT_SCHEDULES, NONE
 from s4spipe.pipeline.schema import Params, Start
+from s4spipe.runtime.errors import UserError
+from s4spipe.solvers import timesteps
 
 TIMES = [80, 10.5, 0.002]
 
@@ -49,6 +52,27 @@ def test_a_schedule_may_be_the_name_of_a_file(tmp_path):
         params.parse(changed((key, "mine")), tmp_path)
         assert mistake(changed((key, "mine"))).startswith(f"{key}: unknown schedule 'mine'")
     params.parse(changed(("starts.s4s.schedules", ["mine"])), tmp_path)
+
+
+@pytest.mark.parametrize("schedule", timesteps.BUILT_IN)
+def test_a_built_in_schedule_may_be_used_anywhere_and_no_file_has_its_name(schedule, tmp_path):
+    keys = ("teacher.schedule", "reference.schedule", "classical_schedules.ddim")
+    data = changed(*((key, schedule) for key in keys), ("starts.s4s.schedules", [schedule]))
+    assert params.parse(data).starts["s4s"].schedules == [schedule]
+    (tmp_path / INPUT_SCHEDULES).mkdir(parents=True)
+    (tmp_path / INPUT_SCHEDULES / f"{schedule}.json").write_text(json.dumps(TIMES))
+    with pytest.raises(UserError, match=f"{schedule} is the name of a built-in schedule; rename the file"):
+        params.parse(data, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [("ays_svd", "ays_svd has noise levels"), ("karras_cut", "karras_cut is published for 4 to 8 steps, got 10")],
+)
+def test_where_a_published_schedule_does_not_fit_its_key_is_told(schedule, said):
+    found = params.parse(changed(("nfe", [10]), ("classical_schedules.ddim", schedule)))
+    with pytest.raises(UserError, match=rf"^params\.yaml: classical_schedules\.ddim: {said}"):
+        list(tables.tables(found, VE(0.002, 50.0), {}))
 
 
 @pytest.mark.parametrize("schedule", ["gits", "dmn"])
