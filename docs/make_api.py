@@ -14,7 +14,8 @@ from typing import Any
 
 import s4spipe
 from s4spipe import classical, models, noise, scheduler
-from s4spipe.learning import families
+from s4spipe.learning import families, reward, search
+from s4spipe.learning.genome import Genome, Step, of_classical
 from s4spipe.sampling import likelihood, loop, rk45
 from s4spipe.sampling.colored import colored
 from s4spipe.sampling.likelihood import Likelihood
@@ -84,6 +85,15 @@ SECTIONS: list[tuple[str, str, dict[str, Any]]] = [
     } | {
         f"s4spipe.learning.families.{name}": getattr(families, name)
         for name in ("LMS", "PC", "SS", "GS", "BNS", "Free", "Fixed")
+    }),
+    ("Search", "[All solvers](solvers.md#search) has an example. Needs the extra `pipeline`.", {
+        "s4spipe.learning.search.evolve": search.evolve,
+        "s4spipe.learning.search.Settings": search.Settings,
+        "s4spipe.learning.genome.Genome": Genome,
+        "s4spipe.learning.genome.Step": Step,
+        "s4spipe.learning.genome.of_classical": of_classical,
+        "s4spipe.learning.reward.evolve_parameters": reward.evolve_parameters,
+        "s4spipe.learning.reward.Settings": reward.Settings,
     }),
 ]  # fmt: skip
 LISTS = {"Args": "Arguments", "Attributes": "Attributes", "Raises": "Raises"}

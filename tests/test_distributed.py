@@ -80,6 +80,14 @@ def test_a_search_is_the_same_and_its_candidates_are_divided(tmp_path):
         assert result["calls"] < 0.4 * alone["calls"]
 
 
+def test_so_is_an_evolution_strategy(tmp_path):
+    (alone,), three = (together("rewarding", world, tmp_path / str(world)) for world in (1, 3))
+    assert alone["history"][-1]["validation"] < alone["history"][0]["validation"]
+    for result in three:
+        assert result["history"] == alone["history"]
+        assert all(torch.equal(result["parameters"][name], value) for name, value in alone["parameters"].items())
+
+
 def test_features_are_the_same_in_all(tmp_path):
     (alone,), two, three = (together("seeing", world, tmp_path / str(world)) for world in (1, 2, 3))
     for result in (*two, *three):

@@ -2,13 +2,16 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from random import Random
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.fits import NOISE, Killed
+from support.fits import NOISE, Killed, Net
+from support.pipeline import ROOT
 from support.problems import NOISES, Gaussian, march, noises
 
 from s4spipe.learning.breeding import SEEDS, Decisions, Times, apart
@@ -16,6 +19,7 @@ from s4spipe.learning.genome import Genome, Step, of_classical
 from s4spipe.learning.search import Settings, evolve, ranked
 from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.scratch import Scratch
+from s4spipe.sampling.tableau import Tableau
 from s4spipe.solvers import registry, timesteps
 from s4spipe.solvers.best_schedules import USUAL
 
@@ -157,3 +161,17 @@ def test_mistakes_are_named(change, says, tmp_path):
 def test_an_objective_that_is_never_finite_is_refused(tmp_path):
     with pytest.raises(UserError, match="^search: the objective was not finite for any of the classical solvers"):
         search(tmp_path, lambda table: float("nan"))
+
+
+def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch):
+    page = (ROOT / "docs/reference/solvers.md").read_text(encoding="utf-8")
+    (program,) = (block for block in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "evolve(" in block)
+    for there, here in {"generations=10, candidates=50": "generations=2, candidates=6", "steps=50": "steps=2"}.items():
+        assert there in program
+        program = program.replace(there, here)
+    monkeypatch.chdir(tmp_path)
+    names = {"denoiser": Net(), "features": lambda x: torch.cat([x, x**2], 1), "noise": NOISE}
+    names |= {"x_T": X_T, "others": noises(8, scale=NOISE.sigma_T, seed=1)}
+    exec(program, names)
+    assert Tableau.load(tmp_path / "searched.json").nfe == 5
+    assert names["losses"][-1]["evaluations"] == 1 + 2 * 33

@@ -9,7 +9,7 @@ import torch
 from s4spipe import models
 from s4spipe.evaluation import fid
 from s4spipe.features.base import loading
-from s4spipe.learning import adam, distance, gauss_newton, refinement, search
+from s4spipe.learning import adam, distance, gauss_newton, refinement, reward, search
 from s4spipe.learning.families import LMS, Times
 from s4spipe.runtime import distributed
 from s4spipe.runtime.scratch import Scratch
@@ -80,6 +80,17 @@ def searching():
         fits.NOISE, 3, lambda table: march(denoiser, table, x_T).square().mean().item(), chosen, Scratch("searching")
     )
     return {"best": table.to_dict(), "history": history, "calls": denoiser.calls}
+
+
+def rewarding():
+    given = task(validation=11, micro_batch_size=20)
+
+    def objective(table):
+        return march(fits.Net(), table, given.training.x_T).square().mean().item()
+
+    chosen = reward.Settings(steps=3, pairs=4)
+    history = reward.evolve_parameters(given.student, objective, objective, chosen, Scratch("rewarding"))
+    return learned(history, given.student)
 
 
 def seeing():
