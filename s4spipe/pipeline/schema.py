@@ -163,7 +163,7 @@ class Learner(Block):
 
 class Refine(Block):
     pairs: Pairs = key(600)
-    validation_pairs: Annotated[int, Field(ge=4, le=10**9)] = key(200)
+    validation_pairs: Pairs = key(200)
     steps: Epochs = key(3, "at 6 evaluations and more; at fewer 6 / NFE times as many, which take the same time")
     seed: Seed = key(0)
 

@@ -37,8 +37,10 @@ def extrapolated(features: Tensor, goal: Tensor) -> float:
 
     With n of them, it is too large by about b / n (Chong and Forsyth 2020, arXiv 1911.07023, sec. 4). So b is told from
     the distances of two halves. Row i of both must belong together, so that their errors are alike. The result may be
-    below 0, and needs at least 4 rows.
+    below 0. With fewer than 4 rows, which have no halves, it is the distance between them as it is.
     """
+    if len(features) < 4:
+        return between(features, goal)
     halves = [between(features[k::2], goal[k::2]) for k in (0, 1)]
     return 2 * between(features, goal) - sum(halves) / 2
 
