@@ -73,6 +73,7 @@ def test_extrapolated_it_is_that_of_infinitely_many():
     assert bias > 0.05 * true
     assert abs(left) < bias / 5
     assert frechet.extrapolated(goal, goal) == pytest.approx(0, abs=1e-12)
+    assert frechet.extrapolated(own[:3], goal[:3]) == frechet.between(own[:3], goal[:3])  # no halves
 
 
 @pytest.mark.parametrize(("n", "d"), [(50, 4), (300, 20), (10, 15), (50, 1)])

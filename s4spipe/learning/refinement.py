@@ -61,10 +61,10 @@ class Problem:
         plain = replace(self, networks=[(width, 1.0) for width in widths])
         goal, networks = plain.goal(), []
         distances = plain.values(goal)[1:]
-        means = [part.mean(0).square().sum().item() for part in goal.split(widths, 1)]
+        sizes = [part.mean(0).square().sum().item() for part in goal.split(widths, 1)]
         variances = [part.var(0).sum().item() for part in goal.split(widths, 1)]
-        for width, distance, mean, variance in zip(widths, distances, means, variances, strict=True):
-            if variance <= ROUNDING * mean:
+        for width, distance, size, variance in zip(widths, distances, sizes, variances, strict=True):
+            if variance <= ROUNDING * size:
                 raise blind()
             networks.append((width, max(distance, EXACT * variance) ** -0.5))
         return replace(self, networks=networks)

@@ -90,8 +90,7 @@ class Flow:
     The state is z = x / s, with s = sqrt(alpha^2 + sigma^2), and the clock is the angle theta = atan(sigma / alpha), so
     that z = cos(theta) x_0 + sin(theta) eps, whatever the noise schedule (Lu and Song 2024, arXiv 2410.11081, sec. 3).
     With eps = (z - cos(theta) D) / sin(theta), the derivative of z is cos(theta) eps - sin(theta) D, which is
-    (cos(theta) z - D) / sin(theta). For data of standard deviation 1, z stands still. With x / alpha as the state, or
-    sigma / alpha or lambda as the clock, the same accuracy took 1.2 to 4 times as many evaluations on a mixture.
+    (cos(theta) z - D) / sin(theta). For data of standard deviation 1, z stands still, so that steps are long.
 
     Args:
         denoiser, condition: as for `solve`.

@@ -36,7 +36,6 @@ class Adaptive:
     nfe: int
 
     name: ClassVar[str] = RK45
-    draws: ClassVar[int] = 0  # fresh noises, as of a tableau
     meta: ClassVar[dict[str, Any]] = {"solver": RK45, "schedule": "adaptive"}
 
     def __post_init__(self) -> None:
