@@ -1,13 +1,21 @@
 """Learn a solver from the teacher's pairs, as its block in `learners` of params.yaml says."""
 
 import dataclasses
+import json
+import math
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import click
 import torch
+from torch import Tensor
 
 import s4spipe
-from s4spipe.learning import adam, distance, frequency, gauss_newton, starts, whitening
+from s4spipe.features.base import frechet
+from s4spipe.features.random import BESIDE, RandomFeatures
+from s4spipe.learning import adam, distance, frequency, gauss_newton, objective, reward, search, starts, whitening
 from s4spipe.learning.families import LMS, Banded, Family, Times
 from s4spipe.learning.pairs import Pairs
 from s4spipe.learning.task import COEFFICIENTS, TIMES, Task, check_history, plain
@@ -15,7 +23,7 @@ from s4spipe.pipeline import resolve, stage
 from s4spipe.pipeline.layout import Cell
 from s4spipe.pipeline.schema import Learner, Params
 from s4spipe.runtime import distributed
-from s4spipe.runtime.files import write_json
+from s4spipe.runtime.files import write_json, write_text
 from s4spipe.runtime.scratch import Scratch, fingerprint, signature
 from s4spipe.sampling.tableau import Tableau, load_all
 from s4spipe.sampling.tableau.basis import PLAIN, Basis
@@ -30,9 +38,11 @@ def main(params: Params, folder: str, name: str, nfe: int) -> None:
     denoiser = stage.load_model(params, channels_last=settings.optimizer == "gauss_newton")
     training = Pairs.load(places.pairs("train"), denoiser.device, settings.pairs)
     validation = Pairs.load(places.pairs("validation"), denoiser.device, settings.validation_pairs)
-    seeing = params.perceptual if settings.distance == "perceptual" else None
-    net = stage.features_network(params, "perceptual", denoiser.device) if seeing else None
-    distance_fn = distance.build(settings.distance, net, denoiser.decode)
+    sees = settings.distance in ("perceptual", "frechet") or settings.reward
+    seeing = params.perceptual if sees else None
+    net: Any = stage.features_network(params, "perceptual", denoiser.device) if seeing else None
+    by_pairs = "l2" if settings.distance == "frechet" else settings.distance
+    distance_fn = distance.build(by_pairs, net, denoiser.decode)
     trial = training.take(torch.arange(min(starts.TRIAL_PAIRS, len(training))))
     micro_batch_size = params.run.micro_batch_size
 
@@ -44,24 +54,42 @@ def main(params: Params, folder: str, name: str, nfe: int) -> None:
     if settings.late is False:
         candidates = starts.early(candidates, name)
     start = starts.choose(candidates, loss)
-    ends = training.x_0 if denoiser.frequencies else training.x_0.flatten(1)  # such have no bands
-    basis = frequency.bands(ends, settings.bands, settings.channels)
     files = [params.model.weights, places.starts(cell), places.pairs("train"), places.pairs("validation")]
     files += [seeing.weights] if seeing else []
+    if settings.reward and Path(settings.reward.weights).exists():  # else none, or an id on a hub
+        files.append(settings.reward.weights)
     model, block = dataclasses.asdict(stage.model_settings(params)), settings.model_dump(exclude_none=True)
     scratch = Scratch(fingerprint(name, nfe, block, model, whitening.PAIRS, files=tuple(files)))
-    newton = settings.optimizer == "gauss_newton"
-    student = student_of(settings, start, PLAIN if newton else basis)  # stays on the CPU: a few dozen numbers
-    task = Task(student, denoiser, training, validation, scratch, settings.seed, micro_batch_size, f"{name} {nfe} NFE")
-    if newton:
-        learns = {"coefficients": (COEFFICIENTS,), "times": (TIMES,), "joint": (COEFFICIENTS, TIMES)}[settings.learns]
-        fit = partial(gauss_newton.fit, learns=learns, distance=distance_fn, batch_size=settings.batch_size,
-                      steps=settings.epochs)  # fmt: skip
-        student, history = gauss_newton.widened(task, basis, fit)
+    streams = [objective.Samples(denoiser, pairs, micro_batch_size) for pairs in (training, validation)]
+    objectives = []
+    if settings.optimizer in ("search", "evolution"):
+        objectives = objectives_of(params, name, streams, distance_fn, net, start)
+    about: dict[str, Any] = {}
+    lines: list[dict[str, Any]] = []
+    if settings.optimizer == "search":
+        solver, history, lines = searched(settings, start, objectives, scratch, name)
     else:
-        rates = adam.Adam(settings.batch_size, settings.learning_rate, settings.radius)
-        history = adam.fit(task, phases(settings), distance_fn, rates)
-    check_history(history, task.description)
+        ends = training.x_0 if denoiser.frequencies else training.x_0.flatten(1)  # such have no bands
+        basis = frequency.bands(ends, settings.bands, settings.channels)
+        newton = settings.optimizer == "gauss_newton"
+        student = student_of(settings, start, PLAIN if newton else basis)  # stays on the CPU: a few dozen numbers
+        task = Task(student, denoiser, training, validation, scratch, settings.seed, micro_batch_size,
+                    f"{name} {nfe} NFE")  # fmt: skip
+        if newton:
+            learns = {"coefficients": (COEFFICIENTS,), "times": (TIMES,), "joint": (COEFFICIENTS, TIMES)}
+            fit = partial(gauss_newton.fit, learns=learns[settings.learns], distance=distance_fn,
+                          batch_size=settings.batch_size, steps=settings.epochs)  # fmt: skip
+            student, history = gauss_newton.widened(task, basis, fit)
+        elif settings.optimizer == "evolution":
+            evolution = reward.Settings(settings.epochs, settings.batch_size, settings.learning_rate,
+                                        seed=settings.seed)  # fmt: skip
+            history = reward.evolve_parameters(student, objectives[0], objectives[1], evolution, scratch)
+        else:
+            rates = adam.Adam(settings.batch_size, settings.learning_rate, settings.radius)
+            history = adam.fit(task, phases(settings), distance_fn, rates)
+        about = student.metadata()
+        solver = student(name, {})
+    check_history(history, f"{name} {nfe} NFE")
     if not distributed.is_main():
         return
     solver_path, history_path = places.learned(folder, cell)
@@ -72,11 +100,56 @@ def main(params: Params, folder: str, name: str, nfe: int) -> None:
         "pairs": signature(places.pairs("train").parent),
         "s4spipe": s4spipe.__version__,
         "params": block,
-        **student.metadata(),
+        **about,
     }
     write_json(history_path, plain(history))
-    student(name, meta).save(solver_path)
+    if lines:
+        write_text(history_path.parent / "candidates.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    dataclasses.replace(solver, meta=meta).save(solver_path)
     scratch.clear()
+
+
+def objectives_of(
+    params: Params,
+    name: str,
+    streams: Sequence[objective.Samples],
+    by_pairs: distance.DistanceFn,
+    net: Any,
+    start: Tableau,
+) -> list[search.Objective]:
+    """What a search or an evolution minimises on each of these samples."""
+    settings, denoiser = resolve.learner(params, name), streams[0].denoiser
+    if not settings.reward and settings.distance != "frechet":
+        return [objective.Imitation(samples, by_pairs) for samples in streams]
+    if not settings.reward:
+        return [objective.Frechet(samples, lambda x: [net.embed(denoiser.decode(x))], start) for samples in streams]
+    rewarded = stage.reward(params, settings.reward, f"learners.{name}.reward", denoiser)
+    beside = RandomFeatures(BESIDE).to(denoiser.device)
+
+    def eyes(x: Tensor) -> list[Tensor]:
+        images = denoiser.decode(x)
+        return [net.embed(images), beside.embed(images)]
+
+    guards = [objective.Frechet(samples, eyes, start, frechet.extrapolated) for samples in streams]
+    return [objective.Rewarded(rewarded, guard) for guard in guards]
+
+
+def searched(
+    settings: Learner, start: Tableau, objectives: list[search.Objective], scratch: Scratch, name: str
+) -> tuple[Tableau, list[dict[str, Any]], list[dict[str, Any]]]:
+    """The solver that a search finds, a row for every generation, and one for every candidate."""
+    solver = start.meta["solver"] if settings.family == "fixed" else None
+    chosen = search.Settings(settings.epochs, settings.batch_size, solver=solver, seed=settings.seed)
+    found, candidates = search.evolve(start.noise, start.nfe, objectives[0], chosen, scratch, objectives[1])
+    history: list[dict[str, Any]] = []
+    best = None
+    for generation in range(1 + settings.epochs):
+        rows = [row for row in candidates if row["generation"] == generation]
+        best = next((row for row in rows if "validation" in row), best)
+        assert best is not None  # as the first generation has one
+        validation = math.inf if best["validation"] is None else best["validation"]
+        history.append({"epoch": generation, "train": best["value"], "validation": validation})
+    return dataclasses.replace(found, name=name), history, candidates
 
 
 def student_of(settings: Learner, start: Tableau, basis: Basis) -> Family:

@@ -1,6 +1,8 @@
-"""Refine a learned solver, so that the distribution of its samples matches the teacher's."""
+"""Refine a learned solver, so that the distribution of its samples matches the teacher's, and with a reward so that
+they have more of it."""
 
 import dataclasses
+from pathlib import Path
 
 import click
 from torch import Tensor
@@ -30,9 +32,11 @@ def main(params: Params, name: str, nfe: int) -> None:
     net = stage.features_network(params, "perceptual", denoiser.device)
     beside = RandomFeatures(BESIDE).to(denoiser.device)
     fitted, _ = places.learned("fits", cell)
-    files = (params.model.weights, fitted, seeing.weights, places.pairs("train"), places.pairs("validation"))
-    model, block = dataclasses.asdict(stage.model_settings(params)), settings.model_dump()
-    scratch = Scratch(fingerprint("refine", BESIDE, nfe, block, seeing.model_dump(), model, files=files))
+    files = [params.model.weights, fitted, seeing.weights, places.pairs("train"), places.pairs("validation")]
+    if settings.reward and Path(settings.reward.weights).exists():  # else none, or an id on a hub
+        files.append(settings.reward.weights)
+    model, block = dataclasses.asdict(stage.model_settings(params)), settings.model_dump(exclude_none=True)
+    scratch = Scratch(fingerprint("refine", BESIDE, nfe, block, seeing.model_dump(), model, files=tuple(files)))
     start = Tableau.load(fitted)
     student = Free(start, late=start.meta.get("params", {}).get("late", True))
 
@@ -40,9 +44,12 @@ def main(params: Params, name: str, nfe: int) -> None:
         images = denoiser.decode(x)
         return [net.embed(images), beside.embed(images)]
 
+    rewarded, weight = None, 1.0
+    if settings.reward:
+        rewarded, weight = stage.reward(params, settings.reward, "refine.reward", denoiser), settings.reward.weight
     task = Task(student, denoiser, training, validation, scratch, settings.seed, params.run.micro_batch_size,
                 f"refine {name} {nfe} NFE")  # fmt: skip
-    history = refinement.refine(task, feature_fn, refinement.steps_at(settings.steps, nfe))
+    history = refinement.refine(task, feature_fn, refinement.steps_at(settings.steps, nfe), rewarded, weight)
     check_history(history, task.description)
     if not distributed.is_main():
         return

@@ -84,20 +84,33 @@ def test_with_more_steps_it_comes_to_the_same_picture(solver):
         assert (run(48, seed=8) - finest).square().mean().sqrt().item() > 0.3
 
 
-def test_the_digits_are_functions_of_their_seeds_alone():
+NOISY = ("ddim_eta", "dpmpp_sde", "dpmpp_2m_sde", "sa_solver")
+
+
+def digits(solver, nfe, count, size):
     denoiser = models.load({"weights": "models/digits.safetensors"})
-    noises = Noises("sample", 3, 3)
+    table = registry.make(solver, "edm", denoiser.noise_schedule, nfe)
+    return torch.cat([shard["x_0"] for shard in generate(denoiser, table, Noises("sample", 3, count), size)])
 
-    def make(nfe, size=3):
-        table = registry.make("ddim_eta", "edm", denoiser.noise_schedule, nfe)
-        return torch.cat([shard["x_0"] for shard in generate(denoiser, table, noises, size)])
 
-    few = make(6)
-    for size in (1, 2):
-        torch.testing.assert_close(make(6, size), few, rtol=1e-4, atol=1e-4)
-    coarse, fine = make(15), make(30)
-    far = (coarse - fine).square().mean().sqrt()
-    assert far < 0.5 * (coarse - fine.roll(1, 0)).square().mean().sqrt()
+@pytest.mark.parametrize("solver", NOISY)
+def test_a_digit_is_the_same_in_any_batch(solver):
+    whole = digits(solver, 4, 64, 64)
+    torch.testing.assert_close(digits(solver, 4, 64, 7), whole, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(digits(solver, 4, 5, 1), whole[:5], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("solver", NOISY)
+def test_more_steps_give_the_same_digit(solver):
+    few, many, most = (digits(solver, nfe, 8, 8) for nfe in (50, 100, 200))
+    apart, nearer, other = (
+        (a - b).square().mean().sqrt() for a, b in ((few, many), (many, most), (many, most.roll(1, 0)))
+    )
+    assert nearer < apart < 0.4 * other
+
+
+def test_every_stream_has_fresh_noises_of_its_own():
+    denoiser = models.load({"weights": "models/digits.safetensors"})
     table = registry.make("ddim_eta", "edm", denoiser.noise_schedule, 6)
     assert not torch.equal(fresh(denoiser, Noises("train", 3, 2), range(2), table),
                            fresh(denoiser, Noises("sample", 3, 2), range(2), table))  # fmt: skip

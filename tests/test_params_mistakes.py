@@ -37,8 +37,8 @@ KEYS = [(*prefix, name) for prefix, block in BLOCKS for name, field in block.mod
         if block not in (Start, Learner) or prefix == ("learner_defaults",)
         if field.default is not None]  # fmt: skip
 OPTIONAL = [
-    "run.launcher",
-    "learner_defaults.late",
+    *("run.launcher", "refine.reward"),
+    *("learner_defaults.late", "learner_defaults.reward"),
     *(f"model.{key}" for key in ("source", "revision", "size", "shape", "scheduler", "pipeline")),
 ]
 

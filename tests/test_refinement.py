@@ -45,12 +45,12 @@ def test_the_slope_by_parameters_is_that_of_finite_differences():
     parameters = problem.parameters
     goal, x = problem.goal(), parameters.get()
     value, slope, _ = problem.value_and_slope(goal)
-    assert value == pytest.approx(problem.values(goal)[0], rel=1e-9)
+    assert value == pytest.approx(problem.values(goal).distance, rel=1e-9)
     along, h = noises(1, len(x), seed=3)[0], 1e-4
     values = []
     for sign in (1, -1):
         parameters.put(x + sign * h * along)
-        values.append(problem.values(goal)[0])
+        values.append(problem.values(goal).distance)
     assert (slope @ along).item() == pytest.approx((values[0] - values[1]) / (2 * h), rel=1e-3)
 
 
@@ -64,8 +64,8 @@ def test_the_curvature_bounds_the_distance_from_above():
     step = -torch.linalg.solve(curvature + 1e-3 * torch.diag(curvature.diag() + curvature.diag().mean()), slope) / 20
     model = value + slope @ step + step @ curvature @ step / 2
     parameters.put(x + step)
-    assert problem.values(goal)[0] < value
-    assert problem.values(goal)[0] <= model.item() * 1.02
+    assert problem.values(goal).distance < value
+    assert problem.values(goal).distance <= model.item() * 1.02
 
 
 def test_it_brings_the_distribution_closer_and_never_ends_further(tmp_path):
@@ -76,7 +76,7 @@ def test_it_brings_the_distribution_closer_and_never_ends_further(tmp_path):
     net = Net()
     held_out, before = (problem_of(s, net, 300, seed=7, micro_batch_size=100) for s in (student, make()))
     goal = held_out.goal()
-    assert held_out.values(goal)[0] < 0.7 * before.values(goal)[0]
+    assert held_out.values(goal).distance < 0.7 * before.values(goal).distance
 
 
 def test_it_keeps_the_start_where_nothing_is_better(tmp_path):
@@ -141,7 +141,7 @@ def test_parameters_that_are_no_solver_are_infinitely_far():
     goal = problem.goal()
     with torch.no_grad():
         student.of_table.u.fill_(float("nan"))
-    assert problem.values(goal)[0] == float("inf")
+    assert problem.values(goal).distance == float("inf")
     assert problem.value_and_slope(goal)[0] == float("inf")
 
 
@@ -163,19 +163,21 @@ def test_each_network_starts_at_a_distance_of_1():
 
     problem = refinement.Problem(Parameters(student, ALL), net, pairs(40, 1, net), two, 15).scaled()
     assert [width for width, _ in problem.networks] == [6, 1]
-    value, *values = problem.values(problem.goal())
-    assert values == pytest.approx([1, 1])
-    assert value > 2  # no map suits both better than its own suits each
+    found = problem.values(problem.goal())
+    assert found.distances == pytest.approx([1, 1])
+    assert found.reward is None
+    assert found.distance > 2  # no map suits both better than its own suits each
     for k in range(2):
         alone = replace(problem, feature_fn=lambda x, k=k: [two(x)[k]], networks=[problem.networks[k]])
-        assert alone.values(alone.goal()) == pytest.approx([1, 1])
+        found = alone.values(alone.goal())
+        assert [found.distance, *found.distances] == pytest.approx([1, 1])
 
 
 @pytest.mark.parametrize("narrow", [lambda x: x[:, :1].square(), lambda x: (60 * x).cos()])
 def test_a_network_that_sees_little_harms_alone_and_not_beside_another(narrow, tmp_path):
     def distance(student):
         held_out = problem_of(student, Net(), 300, seed=7)
-        return held_out.values(held_out.goal())[0]
+        return held_out.values(held_out.goal()).distance
 
     alone, beside, before = make(), make(), distance(make())
     refine(alone, tmp_path / "alone", 8, lambda x: [narrow(x)])

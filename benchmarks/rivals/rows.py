@@ -14,7 +14,18 @@ from torch import Tensor
 from benchmarks.rivals.problems.problem import FeatureFn, Problem
 from s4spipe.features.base import frechet
 from s4spipe.features.random import BESIDE, RandomFeatures
-from s4spipe.learning import adam, distance, families, frequency, gauss_newton, refinement, starts, whitening
+from s4spipe.learning import (
+    adam,
+    distance,
+    families,
+    frequency,
+    gauss_newton,
+    objective,
+    refinement,
+    search,
+    starts,
+    whitening,
+)
 from s4spipe.learning.families import Family, Free, Times
 from s4spipe.learning.pairs import Pairs
 from s4spipe.learning.task import COEFFICIENTS, TIMES, Task
@@ -209,6 +220,23 @@ def with_random(problem: Problem, net: FeatureFn, x: Tensor) -> list[Tensor]:
     return [net(x), RandomFeatures(BESIDE).embed(problem.denoiser.decode(x))]
 
 
+def searched(cell: Cell, settings: dict[str, Any]) -> tuple[Tableau, Cost]:
+    """A search among genomes, or among the times of `solver`, by the Fréchet distance that `seen` sees, as the
+    pipeline's does."""
+    start = cell.classical(settings["start"], settings["schedule"])
+    objectives = [
+        objective.Frechet(
+            objective.Samples(cell.problem.denoiser, pairs, MICRO_BATCH_SIZE), lambda x: [cell.problem.seen(x)], start
+        )
+        for pairs in (cell.training, cell.validation)
+    ]
+    chosen = search.Settings(settings["generations"], settings["candidates"], solver=settings.get("solver"),
+                             seed=cell.seed)  # fmt: skip
+    table, history = search.evolve(cell.noise, cell.nfe, objectives[0], chosen, cell.scratch, objectives[1])
+    judged = sum("validation" in row for row in history)
+    return table, {"evaluations": (len(history) * len(cell.training) + judged * len(cell.validation)) * cell.nfe}
+
+
 SPECIAL: dict[str, Callable[[Cell], tuple[Tableau, Cost]]] = {
     "classical": best_classical,
     "unipc": unipc,
@@ -216,7 +244,7 @@ SPECIAL: dict[str, Callable[[Cell], tuple[Tableau, Cost]]] = {
     "gits": gits,
     "dmn": dmn,
 }
-BY = {"adam": learned, "gauss_newton": fitted, "free": free}
+BY = {"adam": learned, "gauss_newton": fitted, "free": free, "search": searched}
 
 
 def make(row: str, settings: dict[str, Any], cell: Cell) -> tuple[Tableau, Cost]:

@@ -1,15 +1,13 @@
 """The CLIP score: how well images match their prompts."""
 
 import math
-import sys
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from s4spipe.runtime.errors import UserError, needs
+from s4spipe.features import clip
+from s4spipe.runtime.errors import UserError
 
 
 @torch.inference_mode()
@@ -25,8 +23,7 @@ def score(images: np.ndarray, prompts: list[str], path: str, device: torch.devic
 
     Raises UserError if transformers is missing, there is no whole model, or the score is not finite.
     """
-    model, processor = _load(path, device)
-    longest = min(processor.tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
+    model, processor, longest = clip.load(path, device, "fid.clip")
     cosines = []
     for start in tqdm(range(0, len(images), batch_size), "clip", unit="batch", disable=None):
         batch = torch.from_numpy(np.array(images[start : start + batch_size]))
@@ -39,28 +36,3 @@ def score(images: np.ndarray, prompts: list[str], path: str, device: torch.devic
     if not math.isfinite(value):
         raise UserError(f"fid.clip: the score by {path!r} is not finite; get its weights again, or make it none")
     return value
-
-
-def _load(path: str, device: torch.device) -> tuple[Any, Any]:
-    """The model and its processor. What a folder lacks, transformers replaces by random numbers, with a warning."""
-    with needs("full", "fid.clip"):
-        from transformers import CLIPConfig, CLIPModel, CLIPProcessor
-    if not Path(path).exists():
-        print(f"fid.clip: downloading {path} from the model hub", file=sys.stderr)
-    try:
-        kind = CLIPConfig.get_config_dict(path)[0].get("model_type")
-        if kind != "clip":
-            raise ValueError(f"its config.json is of model_type {kind}, not clip")
-        model, info = CLIPModel.from_pretrained(path, output_loading_info=True, ignore_mismatched_sizes=True)
-        processor = CLIPProcessor.from_pretrained(path)
-        wrong = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
-        wrong = sorted(key for key in wrong if not key.endswith("position_ids"))  # which old files have
-        if wrong:
-            raise ValueError(f"{len(wrong)} of its weights are absent or of other shapes: {', '.join(wrong)}")
-        if processor.tokenizer.vocab_size <= len(processor.tokenizer.all_special_ids):
-            raise ValueError("it has no tokenizer.json, and no vocab.json with merges.txt")
-    except Exception as error:  # what a folder holds may raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
-        raise UserError(f"fid.clip: no CLIP model at {path!r} ({reason}); name a local folder, or make it "
-                        "none") from None  # fmt: skip
-    return model.to(device).eval(), processor

@@ -45,7 +45,12 @@ class Settings:
 
 
 def evolve(
-    noise: NoiseSchedule, nfe: int, objective: Objective, settings: Settings, scratch: Scratch
+    noise: NoiseSchedule,
+    nfe: int,
+    objective: Objective,
+    settings: Settings,
+    scratch: Scratch,
+    validation: Objective | None = None,
 ) -> tuple[Tableau, list[dict[str, Any]]]:
     """Search for the solver with the lowest objective by evolution.
 
@@ -62,10 +67,12 @@ def evolve(
             so it must not wait for the others.
         settings: how long to search, and where.
         scratch: where progress is saved; its key must tell noise, nfe, objective and settings apart.
+        validation: the objective from other noises, say. Of the solvers that were the best so far after some
+            generation, the one that it finds best is returned, so that it is not the luckiest of many.
 
     Returns:
-        The best solver, and one row for each candidate: generation, candidate (JSON-ready data), and value (None if it
-        was not finite). The solver's `meta` has candidate and value.
+        The best solver, and one row for each candidate: generation, candidate (JSON-ready data), value (None if it was
+        not finite), and validation for those that it saw. The solver's `meta` has candidate and value.
 
     Raises:
         UserError: for settings that are out of range, and if the objective was never finite.
@@ -94,12 +101,28 @@ def evolve(
         if distributed.is_main():
             scratch.save("search", {"history": history})
     first = ranked(history)[0]
+    if validation is not None:
+        best_so_far = leaders(history)
+        seen = evaluated([partial(space.tableau, row["candidate"], {}) for row in best_so_far], validation)
+        for row, value in zip(best_so_far, seen, strict=True):
+            row["validation"] = value if math.isfinite(value) else None
+        first = best_so_far[min(range(len(seen)), key=seen.__getitem__)]
     return space.tableau(first["candidate"], {"candidate": first["candidate"], "value": first["value"]}), history
 
 
 def ranked(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows whose value is finite, the lowest first."""
     return sorted((row for row in history if row["value"] is not None), key=lambda row: row["value"])
+
+
+def leaders(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that were the best so far after some generation."""
+    found: list[dict[str, Any]] = []
+    for generation in range(1 + history[-1]["generation"]):
+        best = ranked([row for row in history if row["generation"] <= generation])[0]
+        if not found or best is not found[-1]:
+            found.append(best)
+    return found
 
 
 def evaluated(tables: list[Callable[[], Tableau | None]], objective: Objective) -> list[float]:

@@ -2,9 +2,10 @@
 
 from math import prod
 
-from s4spipe.learning import adjoint, gauss_newton, refinement, starts, whitening
+from s4spipe.learning import adjoint, breeding, gauss_newton, refinement, starts, whitening
 from s4spipe.pipeline import resolve
-from s4spipe.pipeline.schema import Learner, Params
+from s4spipe.pipeline.schema import FRECHET, GENOME, Learner, Params
+from s4spipe.solvers.best_schedules import USUAL
 
 SUSTAINED = 50e12  # assumed sustained floating-point operations per second of a large GPU
 TANGENT = 3  # evaluations that take as long as one with a derivative in forward mode
@@ -52,6 +53,8 @@ def _of_learner(settings: Learner) -> int:
         fit = settings.epochs * NEWTON_STEP * settings.batch_size + seen * settings.validation_pairs
         plain = settings.bands == 1 and settings.channels == "common"
         return fit if plain else 2 * fit  # of plain numbers, and then of bands
+    if settings.optimizer in ("search", "evolution"):
+        return _without_gradients(settings)
     epochs, whitened = settings.epochs, int(settings.learns != "times")
     if settings.learns == "alternating":
         epochs, whitened = 2 * settings.epochs * settings.alternations, settings.alternations
@@ -59,6 +62,17 @@ def _of_learner(settings: Learner) -> int:
         epochs += settings.warmup_epochs
     each = (3 + (settings.radius > 0)) * settings.pairs + settings.validation_pairs
     return epochs * each + whitened * whitening.EVALUATIONS
+
+
+def _without_gradients(settings: Learner) -> int:
+    """The same of a search or an evolution. Of a search, the best so far may be another after every generation."""
+    unit = settings.pairs + settings.validation_pairs if settings.reward or settings.distance == FRECHET else 0
+    if settings.optimizer == "evolution":
+        tried = 2 * settings.epochs * settings.batch_size
+    else:
+        seeds = len(breeding.SEEDS) if settings.family == GENOME else 1
+        tried = seeds * len(USUAL) + settings.epochs * settings.batch_size
+    return tried * settings.pairs + (settings.epochs + 1) * settings.validation_pairs + unit
 
 
 def gpu_hours(params: Params, gflop: float) -> float:

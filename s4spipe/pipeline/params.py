@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -9,10 +10,10 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
-from s4spipe.learning import families
 from s4spipe.pipeline import layout, resolve
 from s4spipe.pipeline.fields import Block
 from s4spipe.pipeline.layout import NONE
+from s4spipe.pipeline.learner_rules import check_learner, check_reward
 from s4spipe.pipeline.render import flow
 from s4spipe.pipeline.schema import Learner, Params
 from s4spipe.runtime.errors import UserError, shown, unknown
@@ -124,6 +125,8 @@ def _check_model(params: Params, root: Path) -> None:
                         "name another one")  # fmt: skip
     if params.fid.clip != "none" and params.prompts == NONE:
         raise UserError("fid.clip: a CLIP score needs prompts; make it none")
+    if params.refine.reward:
+        check_reward("refine.reward", params.refine.reward, model.condition)
 
 
 def _check_lists(params: Params, root: Path) -> None:
@@ -162,10 +165,12 @@ def _check_learners(params: Params, root: Path) -> None:
         if name in taken:
             raise UserError(f"learners.{name}: the teacher, the reference or a classical solver has this name; choose "
                             "another")  # fmt: skip
-        _check_learner(f"learners.{name}", _learner(params, name))
+        check_learner(f"learners.{name}", _learner(params, name))
         if name not in params.starts:
             raise UserError(f"starts.{name}: missing; name the solver and the schedules that {name} starts from")
-        family = resolve.learner(params, name).family
+        family, reward = (learner := resolve.learner(params, name)).family, learner.reward
+        if reward:
+            check_reward(f"learners.{name}.reward", reward, params.model.condition)
         if params.starts[name].skip and family != "free":
             raise UserError(f"starts.{name}.skip: only the family free can skip noise levels, not {family}; make it []")
     for name in params.starts:
@@ -178,37 +183,6 @@ def _learner(params: Params, name: str) -> Learner:
         return resolve.learner(params, name)
     except ValidationError as error:
         raise UserError(f"learners.{name}.{_sentence(error, params.learners[name], Learner)}") from None
-
-
-def _check_learner(key: str, learner: Learner) -> None:
-    """The rules that join two keys of a learner's block."""
-    try:
-        families.check_options(learner.family, {"consistent": learner.consistent, "shared": learner.shared})
-    except UserError as error:
-        raise UserError(f"{key}.{error}") from None
-    if learner.gaussian and learner.family not in ("lms", "pc"):
-        raise UserError(f"{key}.gaussian: only for the families lms and pc, not {learner.family}")
-    for name, plain in (("bands", 1), ("channels", "common")):
-        if (got := getattr(learner, name)) == plain:
-            continue
-        if learner.gaussian:
-            raise UserError(f"{key}.{name}: must be {plain} if coefficients start from N(0, 1) (gaussian), got {got}")
-        if learner.family == "fixed":
-            raise UserError(f"{key}.{name}: the family fixed has no weights of its own, got {got}; make it {plain}")
-    if learner.family == "fixed" and learner.learns != "times":
-        raise UserError(f"{key}.learns: the family fixed has only times to learn, got {learner.learns}; make it times")
-    if learner.family == "free" and learner.learns != "joint":
-        raise UserError(f"{key}.learns: the family free learns all of its numbers at once, got {learner.learns}; make "
-                        "it joint")  # fmt: skip
-    if learner.family == "free" and learner.optimizer == "adam" and learner.warmup_epochs:
-        raise UserError(f"{key}.warmup_epochs: a warm-up is of the steps alone, which the family free does not have; "
-                        "make it 0")  # fmt: skip
-    if learner.optimizer == "gauss_newton":
-        if learner.distance == "perceptual" or learner.radius > 0:
-            raise UserError(f"{key}.optimizer: gauss_newton needs the distance l2 or pseudo_huber and the radius 0, "
-                            f"got {learner.distance} and {learner.radius:g}")  # fmt: skip
-        if learner.learns == "alternating":
-            raise UserError(f"{key}.learns: gauss_newton cannot alternate; make it coefficients, times or joint")
 
 
 def _check_schedules(params: Params, root: Path) -> None:
@@ -278,6 +252,8 @@ def _sentence(invalid: ValidationError, data: Any, block: type[BaseModel] = Para
         for part in error["loc"][:-1]:
             inner = _inside(inner, part)
         return f"{where}: {unknown('key', error['loc'][-1], inner.model_fields)}"
+    if error["type"] == "missing":
+        return f"{where}.{error['loc'][-1]}: missing"
     if "error" in error.get("ctx", {}):  # raised by one of the schema's validators
         return f"{where}: {error['ctx']['error']}"
     if error["type"] == "invalid_key" or (error["type"] == "string_type" and error["loc"][-1] == "[key]"):
@@ -313,5 +289,6 @@ def _shown(value: Any) -> str:
 def _inside(kind: Any, part: str | int) -> Any:
     """The type of a key of a block, or of a value of a mapping."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return kind.model_fields[str(part)].annotation
+        inner = kind.model_fields[str(part)].annotation
+        return get_args(inner)[0] if isinstance(inner, UnionType) else inner  # a block that may be left out
     return get_args(kind)[-1]

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from s4spipe.features import FOR_DISTANCE, FOR_FID, MODES
+from s4spipe.features.rewards import REWARDS
 from s4spipe.learning.distance import DISTANCES
 from s4spipe.learning.families import FAMILIES
 from s4spipe.models.base.loading import KINDS, PRECISIONS
@@ -37,6 +38,8 @@ from s4spipe.pipeline.layout import DIGITS_IMAGES, DIGITS_WEIGHTS, FEATURES_WEIG
 from s4spipe.runtime.checks import MOST_NFE
 from s4spipe.solvers import registry, timesteps
 from s4spipe.solvers.timesteps import SEARCHED
+
+GENOME, FRECHET = "genome", "frechet"  # a family and a distance that only learners without gradients have
 
 
 class Run(Block):
@@ -132,8 +135,19 @@ class Start(Block):
     )
 
 
+class Reward(Block):
+    """What images shall have more of, in `refine.reward`."""
+
+    network: Annotated[str, one_of("reward", REWARDS)]
+    weights: File = NONE
+    source: Origin = "none"
+    weight: Positive = 1.0
+
+
 class Learner(Block):
-    family: Annotated[str, one_of("family", FAMILIES)] = key("lms", "lms, pc, ss, fixed, dss, gs, bns, epd, free")
+    family: Annotated[str, one_of("family", (*FAMILIES, GENOME))] = key(
+        "lms", "lms, pc, ss, fixed, dss, gs, bns, epd, free; genome: decisions for each step, for the optimizer search"
+    )
     learns: Literal["coefficients", "times", "alternating", "joint"] = key(
         "alternating", "coefficients, times, alternating (times and coefficients in turn) or joint (both at once)"
     )
@@ -147,18 +161,24 @@ class Learner(Block):
     decoupling: Annotated[float, Field(ge=0, le=0.5)] = key(
         0.5, "how far a network time may be from its step, as a fraction of the smallest step"
     )
-    distance: Annotated[str, one_of("distance", DISTANCES)] = key("pseudo_huber", "l2, pseudo_huber, perceptual")
+    distance: Annotated[str, one_of("distance", (*DISTANCES, FRECHET))] = key(
+        "pseudo_huber", "l2, pseudo_huber, perceptual; frechet, for the optimizers search and evolution"
+    )
     pairs: Count = key(600)
     validation_pairs: Count = key(300)
-    batch_size: Count = key(20)
-    optimizer: Literal["adam", "gauss_newton"] = key("adam", "adam or gauss_newton")
-    learning_rate: Positive = key(0.03, "Adam only")
+    batch_size: Count = key(20, "of pairs; for search and evolution, solvers or changes that a step tries")
+    optimizer: Literal["adam", "gauss_newton", "search", "evolution"] = key(
+        "adam", "adam or gauss_newton; without gradients search or evolution"
+    )
+    learning_rate: Positive = key(0.03, "Adam; for evolution, the size of the changes")
     radius: NonNegative = key(0.02, "Adam only: noises may move by radius * dim(x) * m^(-5/2) sigma_T, for m "
                               "coefficients; 0: they do not move")  # fmt: skip
     warmup_epochs: Epochs = key(2, "Adam only: epochs on the times alone, before alternating or joint epochs")
     alternations: Epochs = key(8, "Adam only: how often times and coefficients alternate")
-    epochs: Epochs = key(1, "in all; if alternating, in each half of an alternation; for gauss_newton, steps at most")
+    epochs: Epochs = key(1, "in all; if alternating, in each half of an alternation; for gauss_newton, steps at most; "
+                         "for search, generations")  # fmt: skip
     seed: Seed = key(0)
+    reward: Reward | None = key(None, "for search and evolution: what images shall have more of, as in refine")
 
 
 class Refine(Block):
@@ -166,6 +186,7 @@ class Refine(Block):
     validation_pairs: Pairs = key(200)
     steps: Epochs = key(3, "at 6 evaluations and more; at fewer 6 / NFE times as many, which take the same time")
     seed: Seed = key(0)
+    reward: Reward | None = key(None, "what images shall have more of: {network: classifier, weights: models/c}, say")
 
 
 class Sample(Block):

@@ -13,15 +13,17 @@ from typing import Any, Literal
 
 import torch
 
+from s4spipe.features import rewards
 from s4spipe.features.base import loading
 from s4spipe.models.base.denoiser import Denoiser
 from s4spipe.models.base.loading import load
 from s4spipe.models.base.settings import ModelSettings
 from s4spipe.pipeline import params as parameters
 from s4spipe.pipeline.layout import Layout
-from s4spipe.pipeline.schema import Params
+from s4spipe.pipeline.schema import Params, Reward
 from s4spipe.runtime import checks, distributed
 from s4spipe.runtime.errors import UserError, ensure_streams, explained, needs, shown
+from s4spipe.runtime.files import read_tensors
 from s4spipe.runtime.scratch import alone
 
 with needs("pipeline", "the pipeline"):
@@ -92,6 +94,15 @@ def features_network(params: Params, block: Literal["fid", "perceptual"], where:
         seeing = params.perceptual
         return loading.load(seeing.network, seeing.weights, where, source=seeing.source, key=key)
     return loading.load(params.fid.network, params.fid.features, where, params.fid.mode, params.fid.source, key)
+
+
+def reward(params: Params, block: Reward, key: str, denoiser: Denoiser) -> Callable:
+    """What the block `key` of params.yaml says that images shall have more of: a function of samples x [B, ...] and
+    their conditions [B], which returns rewards [B]."""
+    texts = read_tensors(layout(params).prompts, tensors=False)[1] if params.model.condition == "prompts" else {}
+    source, prompts = block.source, texts.get("prompts", [])
+    of_images = rewards.load(block.network, block.weights, denoiser.device, key, source, prompts)
+    return lambda x, condition: of_images(denoiser.decode(x), condition)
 
 
 def device(params: Params) -> torch.device:
