@@ -93,6 +93,17 @@ def test_json_has_solvers_and_then_their_nfe():
     assert shown["s4s"]["nfe5"] == {k: v for k, v in METRICS[Cell("s4s", 5)].items() if k != "thumbnails"}
 
 
+@pytest.mark.parametrize("solvers", [["s4s", "s4s_alt"], ["s4s_alt"]])
+def test_losses_below_0_have_no_place_on_a_log_axis(solvers):
+    losses = {"s4s": [(1.0, 0.9), (0.5, 0.6)], "s4s_alt": [(2.0, 1.9), (0.4, -0.1)]}  # the other is for a reward
+    histories = {name: [{"epoch": e, "train": train, "validation": validation}
+                        for e, (train, validation) in enumerate(losses[name])] for name in solvers}  # fmt: skip
+    figure = figures.losses(histories, LEARNED)
+    drawn = {line.get_label() for line in figure.axes[0].get_lines() if not line.get_label().startswith("_")}
+    assert drawn == set(solvers) - {"s4s_alt"}
+    figure.canvas.draw()
+
+
 def test_figures_are_drawn_and_byte_stable(tmp_path):
     history = [{"epoch": e, "train": 1 / (e + 1) if e else None, "validation": 1 / (e + 1)} for e in range(4)]
     history.append({"epoch": 4, "train": None, "validation": 0.2})

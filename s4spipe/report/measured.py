@@ -9,7 +9,6 @@ from s4spipe.runtime.errors import UserError, shown
 from s4spipe.runtime.files import read_json
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=1, le=10**9)]
 
 
@@ -34,7 +33,7 @@ class Metrics(BaseModel):
 class Epoch(BaseModel):
     epoch: Annotated[int, Field(strict=True, ge=0, le=10**9)]
     train: Number | None
-    validation: Positive | None  # null: it was not finite
+    validation: Number | None  # null: it was not finite
 
 
 Row = Annotated[list[Number], Field(min_length=1)]
