@@ -145,8 +145,8 @@ def _nfe_axis(axes: Axes, metrics: Metrics) -> None:
 @_styled
 def losses(histories: dict[str, list[dict[str, Any]]], learned: Sequence[str]) -> Figure:
     """The validation loss of every learned solver by epoch, divided by that of its initial solver, since solvers may
-    have different losses. Thin lines: the training loss, with moving noises. A dot marks the epoch that was kept. Losses
-    for a reward may be negative: such have no place on the axis, and are left out."""
+    have different losses. Thin lines: the training loss, with moving noises. A dot marks the epoch that was kept.
+    Losses for a reward may be negative: such have no place on the axis, and are left out."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
     for solver, history in histories.items():
         if any(row[key] is not None and row[key] <= 0 for row in history for key in ("train", "validation")):
