@@ -114,6 +114,18 @@ def test_a_reward_that_is_the_same_for_all_is_refused(tmp_path):
         refined(make(), tmp_path, rewarded=lambda x, condition: 0 * x.sum(1) + 3)
 
 
+@pytest.mark.parametrize("teachers", [True, False])
+def test_a_reward_that_is_not_finite_is_refused(teachers, tmp_path):
+    calls = []
+
+    def broken(x, condition):
+        calls.append(len(x))
+        return reward(x, condition) / ((len(calls) > 3) if teachers else (len(calls) <= 3))
+
+    with pytest.raises(UserError, match=r"^refine\.reward: it is not finite for the samples of the teacher or of"):
+        refined(make(), tmp_path, rewarded=broken)
+
+
 def test_its_family_may_have_any_start(tmp_path):
     student = Free(make()())
     assert refined(student, tmp_path, steps=0)[0]["validation"] == pytest.approx(1, abs=0.2)

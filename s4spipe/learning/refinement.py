@@ -81,8 +81,11 @@ class Problem:
         goal, networks = plain.goal(), []
         start = plain.values(goal)
         rate, base = self.rate, 0.0
-        if start.reward is not None:
+        if self.reward:
             goal, rewards = goal[:, :-1], goal[:, -1]
+            if start.reward is None or not rewards.isfinite().all():
+                raise UserError("refine.reward: it is not finite for the samples of the teacher or of the solver to "
+                                "refine, or those are not: use another one, or none")  # fmt: skip
             if rewards.var().item() <= ROUNDING * rewards.square().mean().item():
                 raise UserError("refine.reward: it is the same for all of the teacher's samples, so nothing can be "
                                 "learned from it: use another one, or none")  # fmt: skip
