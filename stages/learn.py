@@ -25,8 +25,9 @@ from s4spipe.pipeline.schema import Learner, Params
 from s4spipe.runtime import distributed
 from s4spipe.runtime.files import write_json, write_text
 from s4spipe.runtime.scratch import Scratch, fingerprint, signature
-from s4spipe.sampling.tableau import Tableau, load_all
+from s4spipe.sampling.tableau import Tableau
 from s4spipe.sampling.tableau.basis import PLAIN, Basis
+from s4spipe.sampling.tableau.lists import load_all
 
 
 @stage.divided

@@ -8,8 +8,9 @@ from s4spipe.pipeline import stage, tables
 from s4spipe.pipeline.schema import Params
 from s4spipe.runtime.errors import UserError
 from s4spipe.runtime.files import read_json, write_json
-from s4spipe.sampling.tableau import Tableau, adaptive, load_all, save_all
+from s4spipe.sampling.tableau import Tableau, adaptive
 from s4spipe.sampling.tableau.adaptive import Adaptive
+from s4spipe.sampling.tableau.lists import load_all, save_all
 from s4spipe.solvers import registry, statistics
 
 

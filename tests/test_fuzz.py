@@ -25,7 +25,8 @@ from s4spipe.pipeline import cost, params, render, resolve, stage
 from s4spipe.report import page
 from s4spipe.runtime.errors import LONGEST, UserError
 from s4spipe.runtime.files import read_tensors, write_json, write_tensors
-from s4spipe.sampling.tableau import Tableau, load_all
+from s4spipe.sampling.tableau import Tableau
+from s4spipe.sampling.tableau.lists import load_all
 from s4spipe.solvers import registry, timesteps
 
 SEED = os.environ.get("S4SPIPE_FUZZ_SEED") or str(random.SystemRandom().randrange(10**9))

@@ -130,6 +130,7 @@ def test_every_stage_depends_on_exactly_the_code_that_it_can_load(kind, fid, per
         "fetch": ["models/unet"],
         "searched": ["gits", "dmn"],
         "statistics_for": ["dpm_v3"],
+        "spanning": ["gn"],
     }  # so that no stage is without one
     for stage in stages(ROOT, tmp_path, model={"kind": kind}, **networks, **cells):
         assert not stage.missing(kind, perceptual if "perceptual" in stage.blocks else fid), stage.name

@@ -10,7 +10,8 @@ from support.tables import drawn
 from s4spipe.noise import VE
 from s4spipe.runtime.errors import UserError
 from s4spipe.sampling.loop import sample
-from s4spipe.sampling.tableau import Tableau, load_all, save_all
+from s4spipe.sampling.tableau import Tableau
+from s4spipe.sampling.tableau.lists import load_all, save_all
 from s4spipe.solvers import registry, timesteps
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
@@ -116,7 +117,7 @@ RULES = {
     "noise of another type": (broken(lambda d: d.update(noise="ve")), "entry noise must be of type dict"),
     "name of another type": (broken(lambda d: d.update(name=3)), "entry name must be of type str"),
     "meta of another type": (broken(lambda d: d.update(meta=[])), "entry meta must be of type dict"),
-    "no object": (lambda d: [d], "must be a JSON object"),
+    "no object": (lambda d: [[d]], "must be a JSON object"),
 }
 
 
@@ -177,7 +178,7 @@ def test_a_single_solvers_file_is_no_list_and_a_list_no_solver(tmp_path):
     with pytest.raises(UserError, match=r"x\.json: .*list"):
         load_all(path)
     save_all(path, [table])
-    with pytest.raises(UserError, match=r"x\.json: .*object"):
+    with pytest.raises(UserError, match=r"x\.json: has solvers with .* choose one of them with nfe, got None"):
         Tableau.load(path)
 
 

@@ -10,6 +10,7 @@ much as five passes through the solver.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,8 +29,8 @@ from s4spipe.sampling.tableau.basis import Basis
 PROBES = 2  # random vectors v per pair
 DAMPINGS = 6  # dampings to try, each larger, before a step is given up
 FIRST_DAMPING, LEAST_DAMPING = 1e-2, 1e-5
-# Weights by frequency are too many numbers for the pairs and the probes of one step. So their curvature is a running
-# mean, and once steps of full length only scatter around the minimum, they become shorter.
+# Weights by frequency, or for several NFEs, are too many numbers for the pairs and the probes of one step. So their
+# curvature is a running mean, and once steps of full length only scatter around the minimum, they become shorter.
 KEPT = 0.7  # of the past steps' curvature, while steps have their full length
 LENGTHS = (1.0, 0.5, 0.25)
 PATIENCE = 4  # steps without a lower loss on the validation pairs, after which they become shorter, or a fit ends
@@ -40,7 +41,7 @@ class Parameters:
     """The learned parameters of a student, as one vector."""
 
     def __init__(self, student: Family, learns: tuple[str, ...]):
-        self.student = student
+        self.student, self.learns = student, learns
         self.chosen = {name: p for name, p in student.named_parameters() if kind(name) in learns}
 
     def get(self) -> Tensor:
@@ -79,20 +80,52 @@ class Parameters:
             return torch.autograd.functional.jacobian(entries, self.get())
 
 
+class Objective(Protocol):
+    """What Gauss-Newton steps minimise.
+
+    Attributes:
+        parameters: what it is a function of.
+        nfe: network evaluations that `loss` makes for a pair.
+        many: whether there are too many parameters for the pairs and the probes of one step (see `KEPT`).
+    """
+
+    @property
+    def parameters(self) -> Parameters: ...
+
+    @property
+    def nfe(self) -> int: ...
+
+    @property
+    def many(self) -> bool: ...
+
+    def loss(self, pairs: Pairs) -> float:
+        """The loss of the parameters as they are; infinite where they define no solver."""
+
+    def linearised(self, pairs: Pairs, number: int) -> tuple[float, Tensor, Tensor]:
+        """The loss, its gradient [P] and its Gauss-Newton curvature [P, P]; `number` is the seed of the probes."""
+
+
 @dataclass(frozen=True)
 class Problem:
-    """The mean distance between a student's samples and the teacher's, as a function of the parameters."""
+    """The mean distance between a student's samples and the teacher's, an `Objective`."""
 
     parameters: Parameters
     denoiser: Callable
     distance: DistanceFn
     micro_batch_size: int
 
-    def loss(self, table: Tableau | None, pairs: Pairs) -> float:
-        return mean_distance(table, self.denoiser, pairs, self.distance, self.micro_batch_size)
+    @property
+    def nfe(self) -> int:
+        return self.parameters.student.nfe
+
+    @property
+    def many(self) -> bool:
+        return bool(self.parameters.student().basis.shape)
+
+    def loss(self, pairs: Pairs) -> float:
+        return mean_distance(self.parameters.table(), self.denoiser, pairs, self.distance, self.micro_batch_size)
 
     def linearised(self, pairs: Pairs, number: int) -> tuple[float, Tensor, Tensor]:
-        """The loss, its gradient [P] and its Gauss-Newton curvature [P, P]; `number` is the seed of the probes."""
         table, count = self.parameters.student(), len(self.parameters.get())
         by_parameters = self.parameters.jacobian()
         loss, slope, curvature = 0.0, torch.zeros(count).double(), torch.zeros(count, count).double()
@@ -121,34 +154,43 @@ def fit(task: Task, learns: tuple[str, ...], distance: DistanceFn, batch_size: i
     """Learn the student in place, and leave it at the parameters that are best on the validation pairs.
 
     This minimises the mean `distance` between the student's samples and the teacher's; it must be l2 or pseudo_huber,
-    functions of the norm of the difference. Every step draws `batch_size` new pairs and solves (H + mu diag H) delta =
-    -g (Levenberg 1944; Marquardt 1963). mu grows until the loss on these pairs falls, and shrinks after that. For
-    weights by frequency, H is a running mean over the steps, and steps become shorter when the validation pairs have
-    seen no progress for a while; they then go on from the best parameters, and past steps count for more. The fit ends
-    after `steps` steps, or when the shortest bring no progress. At the end, the mean of the best steps is a candidate
-    too (see `mix`).
+    functions of the norm of the difference. See `minimise`.
+    """
+    problem = Problem(Parameters(task.student, learns), task.denoiser, distance, task.micro_batch_size)
+    return minimise(problem, task, batch_size, steps)
+
+
+def minimise(problem: Objective, task: Task, batch_size: int, steps: int) -> list[dict]:
+    """Minimise an objective, and leave its parameters where it is lowest on the validation pairs.
+
+    Every step draws `batch_size` new pairs and solves (H + mu diag H) delta =
+    -g (Levenberg 1944; Marquardt 1963). mu grows until the loss on these pairs falls, and shrinks after that. With
+    many parameters, H is a running mean over the steps, and steps become shorter when the validation pairs have seen no
+    progress for a while; they then go on from the best parameters, and past steps count for more. The fit ends after
+    `steps` steps, or when the shortest bring no progress. At the end, the mean of the best steps is a candidate too
+    (see `mix`).
 
     Several processes divide every batch. Progress is saved in the task's scratch after every step.
+
+    Args:
+        problem: what to minimise.
+        task: the pairs, the scratch, the seed and the description; its student is not used.
+        batch_size: pairs of a step.
+        steps: at most.
 
     Returns:
         The losses, as from `s4spipe.learning.adam.fit`: one row per step, without moves, and with the network
         evaluations so far (a backward pass counts as one). The last row is that of the mean.
     """
-    student, training, validation = task.student, task.training, task.validation
-    problem = Problem(Parameters(student, learns), task.denoiser, distance, task.micro_batch_size)
-    parameters = problem.parameters
-
-    def validate(table: Tableau | None) -> float:
-        return problem.loss(table, validation)
+    training, validation, parameters = task.training, task.validation, problem.parameters
 
     if not (state := task.scratch.load("fit")):
-        loss = validate(parameters.table())
+        loss = problem.loss(validation)
         first = {"epoch": 0, "learns": "", "train": None, "validation": loss, "evaluations": 0}
         best = [(loss, parameters.get())]
         state = {"now": parameters.get(), "best": best, "damping": FIRST_DAMPING, "history": [first], "curvature": None}
         state |= {"turn": 0, "since": 0}
-    in_bands = bool(student().basis.shape)
-    lengths = LENGTHS if in_bands else LENGTHS[:1]
+    lengths = LENGTHS if problem.many else LENGTHS[:1]
     history, damping, turn, since = (state[key] for key in ("history", "damping", "turn", "since"))
     parameters.put(state["now"])
     distributed.barrier()  # all have read how far the fit was before one goes on
@@ -161,28 +203,28 @@ def fit(task: Task, learns: tuple[str, ...], distance: DistanceFn, batch_size: i
             turn, since = turn + 1, len(history) - 1
             parameters.put(state["best"][0][1])
         length = lengths[turn]
-        kept = 1 - (1 - KEPT) * length if in_bands else 0.0
+        kept = 1 - (1 - KEPT) * length if problem.many else 0.0
         number = task.seed * 100_003 + step
         order = torch.randperm(len(training), generator=torch.Generator().manual_seed(number))
         batch, before = training.take(order[:batch_size]), parameters.get()
         start, gradient, curvature = problem.linearised(batch, number)
         if kept and state["curvature"] is not None:
             curvature = kept * state["curvature"] + (1 - kept) * curvature
-        spent = len(batch) * adjoint.evaluations(student.nfe, 1 + PROBES)
+        spent = len(batch) * adjoint.evaluations(problem.nfe, 1 + PROBES)
         floor = 1e-2 * curvature.diag().max() + 1e-30  # parameters with little effect take small steps
         for _ in range(DAMPINGS):
             damped = curvature + damping * torch.diag(curvature.diag() + floor)
             parameters.put(before - length * torch.linalg.solve(damped, gradient))
-            spent += len(batch) * student.nfe
-            if problem.loss(parameters.table(), batch) < start:
+            spent += len(batch) * problem.nfe
+            if problem.loss(batch) < start:
                 damping = max(damping / 5, LEAST_DAMPING)
                 break
             damping *= 5
         else:
             parameters.put(before)
-        row = {"epoch": step + 1, "learns": "+".join(learns), "train": start}
-        row["validation"] = validate(parameters.table())
-        row["evaluations"] = history[-1]["evaluations"] + spent + len(validation) * student.nfe
+        row = {"epoch": step + 1, "learns": "+".join(parameters.learns), "train": start}
+        row["validation"] = problem.loss(validation)
+        row["evaluations"] = history[-1]["evaluations"] + spent + len(validation) * problem.nfe
         best = sorted([*state["best"], (row["validation"], parameters.get())], key=lambda met: met[0])[:AVERAGED]
         history.append(row)
         bar.set_postfix(validation=f"{row['validation']:.2e}")
@@ -192,8 +234,8 @@ def fit(task: Task, learns: tuple[str, ...], distance: DistanceFn, batch_size: i
         if distributed.is_main():
             task.scratch.save("fit", state)
 
-    loss, tried = mix(parameters, state["best"], validate)
-    spent = history[-1]["evaluations"] + tried * len(validation) * student.nfe
+    loss, tried = mix(parameters, state["best"], lambda: problem.loss(validation))
+    spent = history[-1]["evaluations"] + tried * len(validation) * problem.nfe
     last = {"epoch": len(history), "learns": "mean", "train": None, "validation": loss, "evaluations": spent}
     return [*history, last]
 
@@ -230,9 +272,7 @@ def stalled(history: list[dict], since: int) -> bool:
     return len(losses) - 1 - max(losses.index(min(losses)), since) >= PATIENCE
 
 
-def mix(
-    parameters: Parameters, best: list[tuple[float, Tensor]], loss: Callable[[Tableau | None], float]
-) -> tuple[float, int]:
+def mix(parameters: Parameters, best: list[tuple[float, Tensor]], loss: Callable[[], float]) -> tuple[float, int]:
     """Set the best parameters, or their mean with those of the next best that lower the loss.
 
     Steps on some of the pairs scatter around the minimum of the loss on all pairs, and their mean is closer to it
@@ -245,7 +285,7 @@ def mix(
     taken = [first]
     for _, other in others:
         parameters.put(_mean([*taken, other]))
-        if (new := loss(parameters.table())) < low:
+        if (new := loss()) < low:
             low, taken = new, [*taken, other]
     parameters.put(_mean(taken))
     return low, len(others)

@@ -75,6 +75,10 @@ class Layout:
         """The tableau and the history of a learned solver, in `fits` (to be refined) or `solvers`."""
         return self.run / folder / str(cell) / "solver.json", self.run / folder / str(cell) / "history.json"
 
+    def span(self, name: str) -> tuple[Path, Path]:
+        """The tableaux of all NFEs, in one file, and the history of a spanning solver."""
+        return self.run / "spans" / name / "solvers.json", self.run / "spans" / name / "history.json"
+
     def samples(self, cell: Cell, file: str) -> Path:
         """images.npy, states.safetensors or about.json of a cell's samples."""
         return self.run / "samples" / str(cell) / file

@@ -4,7 +4,7 @@ from s4spipe.learning import families
 from s4spipe.learning.distance import DISTANCES
 from s4spipe.pipeline.layout import NONE
 from s4spipe.pipeline.render import flow
-from s4spipe.pipeline.schema import GENOME, Learner, Reward
+from s4spipe.pipeline.schema import GENOME, Learner, Reward, Start
 from s4spipe.runtime.errors import UserError, shown
 
 
@@ -70,6 +70,19 @@ def _check_without_gradients(key: str, learner: Learner) -> None:
     if learns != wanted:
         raise UserError(f"{key}.learns: must be {wanted} for the optimizer {learner.optimizer} and the family "
                         f"{family}, got {learns}")  # fmt: skip
+
+
+def check_spanning(key: str, learner: Learner, start: Start) -> None:
+    """Raises UserError for a learner that cannot be one fit for all NFEs."""
+    wanted = {"family": "free", "optimizer": "gauss_newton", "bands": 1, "channels": "common"}
+    for name, must in wanted.items():
+        if (got := getattr(learner, name)) != must:
+            raise UserError(f"{key}.{name}: must be {must} for a solver in `spanning`, got {got}")
+    if learner.late is False:
+        raise UserError(f"{key}.late: must be left out for a solver in `spanning`, got false")
+    if start.skip and 0.0 not in start.skip:
+        raise UserError(f"starts.{key.removeprefix('learners.')}.skip: a solver in `spanning` needs 0.0 among these "
+                        f"fractions, got {shown(start.skip)}")  # fmt: skip
 
 
 def check_reward(key: str, reward: Reward, condition: str) -> None:

@@ -1,5 +1,6 @@
 """params.yaml as checked data: every key there and known, every value of the right type and within its range."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
@@ -13,7 +14,7 @@ from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from s4spipe.pipeline import layout, resolve
 from s4spipe.pipeline.fields import Block
 from s4spipe.pipeline.layout import NONE
-from s4spipe.pipeline.learner_rules import check_learner, check_reward
+from s4spipe.pipeline.learner_rules import check_learner, check_reward, check_spanning
 from s4spipe.pipeline.render import flow
 from s4spipe.pipeline.schema import Learner, Params
 from s4spipe.runtime.errors import UserError, shown, unknown
@@ -130,13 +131,16 @@ def _check_model(params: Params, root: Path) -> None:
 
 
 def _check_lists(params: Params, root: Path) -> None:
-    for key in ("nfe", "classical", "fetch", "searched", "statistics_for", "learned", "refined"):
+    for key in ("nfe", "classical", "fetch", "searched", "statistics_for", "learned", "refined", "spanning"):
         values = getattr(params, key)
         if len(set(values)) < len(values):
             raise UserError(f"{key}: every entry may appear only once, got {shown(values)}")
-    for name in params.refined:
-        if name in params.learned:
-            raise UserError(f"refined: {name} is in `learned` too; list it in only one of them")
+    for key, others in (("refined", ("learned",)), ("spanning", ("learned", "refined"))):
+        for name, other in itertools.product(getattr(params, key), others):
+            if name in getattr(params, other):
+                raise UserError(f"{key}: {name} is in `{other}` too; list it in only one of them")
+    if params.spanning and len(params.nfe) < 2:
+        raise UserError(f"spanning: needs two or more NFEs, got nfe: {shown(params.nfe)}")
     for name in params.classical:
         if registry.needs_statistics(name) and not params.statistics_for:
             raise UserError(f"classical: {name} needs statistics of the model; add dpm_v3 to `statistics_for`")
@@ -156,7 +160,7 @@ def _check_noisy(params: Params, root: Path) -> None:
 
 
 def _check_learners(params: Params, root: Path) -> None:
-    for key in ("learned", "refined"):
+    for key in ("learned", "refined", "spanning"):
         for name in getattr(params, key):
             if name not in params.learners:
                 raise UserError(f"{key}: {unknown('learner', name, params.learners)}")
@@ -168,6 +172,8 @@ def _check_learners(params: Params, root: Path) -> None:
         check_learner(f"learners.{name}", _learner(params, name))
         if name not in params.starts:
             raise UserError(f"starts.{name}: missing; name the solver and the schedules that {name} starts from")
+        if name in params.spanning:
+            check_spanning(f"learners.{name}", _learner(params, name), params.starts[name])
         family, reward = (learner := resolve.learner(params, name)).family, learner.reward
         if reward:
             check_reward(f"learners.{name}.reward", reward, params.model.condition)
@@ -207,7 +213,7 @@ def _check_schedules(params: Params, root: Path) -> None:
     for key in ("teacher", "reference"):
         check(f"{key}.schedule", getattr(params, key).schedule)
     for name, start in params.starts.items():
-        if name in (*params.learned, *params.refined):
+        if name in resolve.learned_solvers(params):
             for schedule in start.schedules:
                 check(f"starts.{name}.schedules", schedule)
 
@@ -216,7 +222,7 @@ def _check_counts(params: Params, root: Path) -> None:
     if params.fid.count != "all" and params.fid.count > params.sample.count:
         raise UserError(f"fid.count: must be at most sample.count = {params.sample.count}, got {params.fid.count}")
     blocks: dict[str, Any] = {f"learners.{name}": resolve.learner(params, name)
-                              for name in (*params.learned, *params.refined)}  # fmt: skip
+                              for name in resolve.learned_solvers(params)}  # fmt: skip
     for key, learner in blocks.items():
         if learner.family in ("lms", "pc") and learner.order > min(params.nfe):
             raise UserError(f"{key}.order: must not exceed the smallest NFE, which is {min(params.nfe)}, "

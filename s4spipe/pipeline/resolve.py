@@ -6,6 +6,11 @@ from s4spipe.pipeline.schema import Learner, Params
 
 def learned_solvers(params: Params) -> list[str]:
     """The names of all learned solvers of this run."""
+    return [*fitted_solvers(params), *params.spanning]
+
+
+def fitted_solvers(params: Params) -> list[str]:
+    """The names of those that are learned for each NFE by itself."""
     return [*params.learned, *params.refined]
 
 

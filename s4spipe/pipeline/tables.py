@@ -47,8 +47,9 @@ def tables(
 def start_tables(
     params: Params, noise: NoiseSchedule, named: Mapping[str, Any]
 ) -> Iterator[tuple[Cell, list[Tableau]]]:
-    """The tableaux that each learned solver may start from, at every NFE. Arguments and errors as for `tables`."""
-    for name in resolve.learned_solvers(params):
+    """The tableaux that each solver learned for one NFE may start from, at every NFE. Arguments and errors as for
+    `tables`."""
+    for name in resolve.fitted_solvers(params):
         for nfe in params.nfe:
             yield Cell(name, nfe), candidates(name, params.starts[name], noise, nfe, named)
 

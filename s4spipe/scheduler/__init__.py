@@ -125,6 +125,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
         repo: str | None = None,
         rev: str | None = None,
         size: Sequence[int] | None = None,
+        nfe: int | None = None,
     ) -> "S4SScheduler":
         """A scheduler that runs a given solver.
 
@@ -137,12 +138,13 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
             repo: the git repository (URL or path) of a DVC project that has the file `solver`.
             rev: the commit or tag of `repo`.
             size: as for the class.
+            nfe: the evaluations, needed for a file with several solvers (docs/guide/spanning.md).
 
         Raises:
-            UserError: if `solver` is not a solver, or was made for another noise schedule.
+            UserError: if `solver` is not a solver, has not `nfe` evaluations, or was made for another noise schedule.
         """
         if repo is not None:
-            solver = project.read(str(solver), repo, rev)
+            solver = project.read(str(solver), repo, rev, nfe)
         elif not isinstance(solver, Tableau):
             if not isinstance(solver, str | Path):
                 raise UserError(f"solver must be a tableau, or the path of a file or a folder, got {shown(solver)}")
@@ -152,7 +154,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):
                     return saved
                 solver, size = saved.tableau, saved.config.size
             else:
-                solver = Tableau.load(solver)
+                solver = Tableau.load(solver, nfe)
         if config is not None and not isinstance(config, Mapping):
             raise UserError(f"config must be a scheduler's config, as pipe.scheduler.config, got {shown(config)}")
         if config is None:

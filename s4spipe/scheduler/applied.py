@@ -94,6 +94,7 @@ def apply(
     repo: str | None = None,
     rev: str | None = None,
     size: Sequence[int] | None = None,
+    nfe: int | None = None,
 ) -> Applied:
     """Put a solver into a pipeline: any solver, also one that scales its noises (c_0 != 1), as `free` does.
 
@@ -105,8 +106,9 @@ def apply(
 
     Args:
         pipe: a pipeline of diffusers.
-        solver, repo, rev, size: as for `S4SScheduler.from_tableau`. Without a solver, it is that of an S4SScheduler
-            that the pipeline has. The size is that of the call where the pipeline is given height and width.
+        solver, repo, rev, size, nfe: as for `S4SScheduler.from_tableau`. Without a solver, it is that of an
+            S4SScheduler that the pipeline has. The size is that of the call where the pipeline is given height and
+            width.
 
     Returns:
         The solver in the pipeline, which can be undone.
@@ -128,7 +130,7 @@ def apply(
             raise UserError("s4spipe.apply needs a solver, as this pipeline's scheduler is none of s4spipe: "
                             "s4spipe.apply(pipe, 'solver.json')")  # fmt: skip
         solver = pipe.scheduler.tableau
-    scheduler = S4SScheduler.from_tableau(solver, own.config, repo=repo, rev=rev, size=size)
+    scheduler = S4SScheduler.from_tableau(solver, own.config, repo=repo, rev=rev, size=size, nfe=nfe)
     options.check_pipeline(pipe, scheduler.timesteps, scheduler.tableau.name)
     if before is not None:
         before.undo()

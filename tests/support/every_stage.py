@@ -2,6 +2,9 @@
 
 # Its module and arguments, its outs, and what makes it short.
 RUN = "runs/digits"
+FREE = {"family": "free", "learns": "joint", "optimizer": "gauss_newton", "radius": 0.0, "epochs": 2}
+SPANNING = {"nfe": [3, 4], "spanning": ["one"], "learners": {"one": FREE},
+            "starts": {"one": {"solver": "dpmpp_3m", "schedules": ["edm", "logsnr"], "skip": [0.0, 0.1]}}}  # fmt: skip
 STAGES = {
     "train_digits": (["train_digits"], ["models/digits.safetensors"],
                      {"train_digits": {"steps": 8, "batch_size": 8}}),
@@ -25,6 +28,7 @@ STAGES = {
     "learn alternating": (["learn", "solvers", "s4s_alt", "3"], [f"{RUN}/solvers/s4s_alt-3/solver.json"], {}),
     "fit": (["learn", "fits", "free", "3"], [f"{RUN}/fits/free-3/{name}.json" for name in ("solver", "history")],
             {"learners": {"free": {"bands": 2}}}),
+    "span": (["span", "one"], [f"{RUN}/spans/one/{name}.json" for name in ("solvers", "history")], SPANNING),
     "refine": (["refine", "free", "3"], [f"{RUN}/solvers/free-3/{name}.json" for name in ("solver", "history")], {}),
     "sample": (["sample", "tables", "ddim", "3"],
                [f"{RUN}/samples/ddim-3/{name}" for name in ("images.npy", "states.safetensors", "about.json")], {}),
@@ -37,5 +41,5 @@ STAGES = {
     ], {}),
 }  # fmt: skip
 # Those that several processes can share.
-DIVIDED = ("real", "reference", "search", "statistics", "teacher_pairs", "learn", "learn alternating", "fit", "refine",
-           "sample", "evaluate")  # fmt: skip
+DIVIDED = ("real", "reference", "search", "statistics", "teacher_pairs", "learn", "learn alternating", "fit", "span",
+           "refine",           "sample", "evaluate")  # fmt: skip

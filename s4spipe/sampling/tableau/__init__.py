@@ -286,17 +286,22 @@ class Tableau:
         write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
     @classmethod
-    def load(cls, path: str | Path) -> "Tableau":
-        """Read a file that `save` wrote.
+    def load(cls, path: str | Path, nfe: int | None = None) -> "Tableau":
+        """Read a file that `save` wrote, or one solver of a file that `save_all` wrote.
+
+        Args:
+            path: the file.
+            nfe: the evaluations of the solver to read; needed if the file has several solvers.
 
         Raises:
-            UserError: if the file is anything else; the message names the file and the entry.
+            UserError: if the file is anything else, or has no solver or several with so many evaluations; the message
+                names the file and the entry.
         """
         data, weights = read_json(path), None
         try:
             if isinstance(data, dict) and "arrays" in data:
                 weights = arrays.read(Path(path), data.pop("arrays"))
-            return cls.from_dict(data, weights)
+            return one_of(data, weights, nfe)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
@@ -330,17 +335,14 @@ class Tableau:
         return cls(t=t, t_c=t_c, noise=schedule, name=data["name"], meta=data["meta"], basis=basis, **found)
 
 
-def save_all(path: str | Path, tables: Sequence[Tableau]) -> None:
-    """Write several tableaux as one JSON list, one per line."""
-    write_text(path, "[\n" + ",\n".join(json.dumps(table.to_dict(), sort_keys=True) for table in tables) + "\n]\n")
-
-
-def load_all(path: str | Path) -> list[Tableau]:
-    """Read what `save_all` wrote. Raises UserError, naming the file and the entry, for anything else."""
-    data = read_json(path)
-    if not isinstance(data, list) or not data:
-        raise UserError(f"{path}: must be a list of solvers; make it again with `dvc repro`")
-    try:
-        return [Tableau.from_dict(entry) for entry in data]
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+def one_of(data: Any, weights: Mapping[str, Tensor] | None, nfe: int | None) -> Tableau:
+    """The solver in the data of a file; arguments and errors as for `Tableau.load` and `Tableau.from_dict`."""
+    several = isinstance(data, list) and bool(data)
+    found = [Tableau.from_dict(entry, weights) for entry in (data if several else [data])]
+    if nfe is None and not several:
+        return found[0]
+    for table in found:
+        if table.nfe == nfe:
+            return table
+    there = ", ".join(str(table.nfe) for table in found)
+    raise UserError(f"has solvers with {there} evaluations: choose one of them with nfe, got {shown(nfe)}")

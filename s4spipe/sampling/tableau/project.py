@@ -4,16 +4,17 @@ import json
 from pathlib import PurePosixPath
 
 from s4spipe.runtime.errors import UserError
-from s4spipe.sampling.tableau import Tableau, arrays
+from s4spipe.sampling.tableau import Tableau, arrays, one_of
 
 
-def read(path: str, repo: str, rev: str | None) -> Tableau:
+def read(path: str, repo: str, rev: str | None, nfe: int | None = None) -> Tableau:
     """The solver in the file `path` of a DVC project, as `dvc get` would fetch it.
 
     Args:
         path: the file in the project.
         repo: the project's git repository (URL or path).
         rev: its commit or tag; None for the newest.
+        nfe: as for `Tableau.load`.
 
     Raises:
         UserError: if there is no such file, or it is no solver.
@@ -40,6 +41,6 @@ def read(path: str, repo: str, rev: str | None) -> Tableau:
             entry = data.pop("arrays")
             file = str(PurePosixPath(path).with_name(arrays.name(entry)))
             weights = arrays.decoded(bytes_of(file), entry, file)
-        return Tableau.from_dict(data, weights)
+        return one_of(data, weights, nfe)
     except UserError as error:
         raise UserError(f"{path} of {repo}: {error}") from None
