@@ -6,6 +6,7 @@ from s4spipe.runtime.errors import UserError
 from s4spipe.sampling.loop import sample
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.solvers import registry, timesteps
+from s4spipe.solvers.dpm_v3 import Statistics
 
 
 def on_wavy(x, t, condition):
@@ -133,6 +134,18 @@ def test_afs_is_the_solver_whose_first_evaluation_is_the_noise_itself(solver):
     noise = NOISES["vp_linear"]
     problem, t, x_T = Gaussian(noise, mean=0.0, std=1.0), timesteps.build("edm", noise, 5), noises()
     plain, afs = (registry.build(name, noise, t) for name in (solver, f"{solver}_afs"))
+    assert afs.nfe == plain.nfe - 1
+    torch.testing.assert_close(sample(problem, afs, x_T), sample(problem, plain, x_T), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("solver", ["ddim", "ipndm", "unipc_bh2", "heun", "dpm_3s", "dpm_v3"])
+def test_afs_with_the_mean_is_the_solver_whose_first_evaluation_knows_the_mean_too(solver):
+    """For data N(m, 1) it is exact."""
+    noise, mean = NOISES["vp_linear"], torch.tensor([0.5, -1.0, 2.0]).double()
+    problem, t, x_T = Gaussian(noise, mean=mean, std=1.0), timesteps.build("edm", noise, 5), noises()
+    ends = noise.lambda_(torch.tensor([noise.T, noise.t_min]).double())
+    known = Statistics(ends, *(value * torch.ones(2, 3).double() for value in (1.0, 0.1, 0.2)), mean)
+    plain, afs = (registry.build(name, noise, t, statistics=known) for name in (solver, f"{solver}_afs_mean"))
     assert afs.nfe == plain.nfe - 1
     torch.testing.assert_close(sample(problem, afs, x_T), sample(problem, plain, x_T), rtol=1e-9, atol=1e-9)
 

@@ -183,7 +183,7 @@ def of_classical(name: str, t: Sequence[float]) -> Genome:
     """
     solver, order, afs = registry.parse(name)
     base = next(known for known, entry in registry.CLASSICAL.items() if entry is solver)
-    if base not in CLASSICAL:
+    if base not in CLASSICAL or registry.needs_statistics(name):
         raise UserError(f"{name} is no genome: choose from {', '.join(CLASSICAL)}")
     step, lower_order_final = CLASSICAL[base]
     n = len(t) - 1

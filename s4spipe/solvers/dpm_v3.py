@@ -68,6 +68,7 @@ class Statistics:
         lam: [G] the grid, rising, float64.
         l, s, b: [G, *K] values there, float64. K is the shape of a sample, or one that broadcasts over it ([C, 1, 1]),
             or () for plain numbers.
+        mean: [*K] of the model's samples, for analytic first steps; None if it is not known.
 
     Raises:
         UserError: for other shapes and dtypes, a grid that does not rise, and what is not finite.
@@ -77,6 +78,7 @@ class Statistics:
     l: Tensor  # noqa: E741
     s: Tensor
     b: Tensor
+    mean: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.lam.ndim != 1 or len(self.lam) < 2 or not (self.lam.diff() > 0).all():

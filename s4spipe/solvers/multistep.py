@@ -50,7 +50,7 @@ class Multistep:
         name: str,
         meta: dict | None = None,
         t_c: Tensor | None = None,
-        afs: bool = False,
+        afs: bool | Tensor = False,
     ) -> Tableau:
         """The tableau of this method on the times `t` [N+1].
 

@@ -126,17 +126,20 @@ CLASSICAL: dict[str, Solver] = {
 STATISTICAL = tuple(name for name, solver in CLASSICAL.items() if solver.kind == "statistical")
 
 
+OF_MEAN = "_afs_mean"
+
+
 def needs_statistics(name: str) -> bool:
     """Whether a solver can be built only with statistics of the model. Raises UserError for an unknown name."""
-    return parse(name)[0].kind == "statistical"
+    return parse(name)[0].kind == "statistical" or name.endswith(OF_MEAN)
 
 
 def parse(name: str) -> tuple[Solver, int, bool]:
-    """Split a name such as `ipndm`, `ipndm_4` or `ipndm_4_afs`.
+    """Split a name such as `ipndm`, `ipndm_4`, `ipndm_4_afs` or `ipndm_4_afs_mean`.
 
     Args:
-        name: a name in `CLASSICAL`, possibly with an order (of `ddim_eta`, eta in percent), possibly with `_afs` at the
-            very end.
+        name: a name in `CLASSICAL`, possibly with an order (of `ddim_eta`, eta in percent), possibly with `_afs` or
+            `_afs_mean` at the very end.
 
     Returns:
         The solver, its order, and whether its first step is analytic (AFS).
@@ -146,7 +149,7 @@ def parse(name: str) -> tuple[Solver, int, bool]:
     """
     if not isinstance(name, str):
         raise UserError(f"a classical solver is given by its name, got {shown(name)}")
-    plain = name.removesuffix("_afs")
+    plain = name.removesuffix(OF_MEAN).removesuffix("_afs")
     base, order = plain, None
     if plain not in CLASSICAL and (match := re.fullmatch(r"(.+)_([1-9][0-9]{0,2})", plain)):
         base, order = match[1], int(match[2])
@@ -216,7 +219,7 @@ def build(
         t: [S+1] times, falling from T to t_min; converted to float64 on the CPU.
         meta: provenance, for the tableau's `meta`.
         nfe: evaluations; by default, as many as S steps can have. It matters only to solvers whose steps take several.
-        statistics: of the model; only dpm_v3 needs them.
+        statistics: of the model; only dpm_v3, and an analytic first step with the mean, need them.
 
     Raises:
         UserError: for an unknown name, for times that do not fall strictly within the range of the noise schedule, for
@@ -224,6 +227,14 @@ def build(
     """
     t = _steps(noise, t)
     solver, order, afs = parse(name)
+    if needs_statistics(name) and statistics is None:
+        raise UserError(f"{name} needs statistics of the model; in the pipeline, statistics_for asks for them")
+    first: bool | Tensor = afs
+    if name.endswith(OF_MEAN):
+        assert statistics is not None
+        if statistics.mean is None:
+            raise UserError(f"{name} needs the mean of the model's samples, which these statistics do not have")
+        first = statistics.mean
     spent = _most(solver, len(t) - 1) if nfe is None else evals_per_step(name, nfe)
     if len(spent) != len(t) - 1:
         raise UserError(f"{name} with {nfe} evaluations takes {len(spent)} steps, got {len(t) - 1}")
@@ -231,14 +242,13 @@ def build(
         raise UserError(f"{name} with a single step would never call the network: give it more steps")
     with torch.device("cpu"):  # as the times, whatever torch's default device is
         if solver.kind == "statistical":
-            if statistics is None:
-                raise UserError(f"{name} needs statistics of the model; in the pipeline, statistics_for asks for them")
-            net = Trace(noise, sum(spent), afs, statistics.basis)
+            assert statistics is not None
+            net = Trace(noise, sum(spent), first, statistics.basis)
             return net.tableau(solver.make(net, t, order, statistics), t, name, meta)
         if solver.kind == "algorithm":
-            net = Trace(noise, sum(spent), afs)
+            net = Trace(noise, sum(spent), first)
             return net.tableau(solver.make(net, t, spent), t, name, meta)
-        return coefficients(name, noise, t, spent).tableau(noise, t, name, meta, afs=afs)
+        return coefficients(name, noise, t, spent).tableau(noise, t, name, meta, afs=first)
 
 
 def _steps(noise: object, t: Any) -> Tensor:

@@ -32,7 +32,7 @@ class SingleStep:
     a: Sequence[Tensor]
 
     def tableau(
-        self, noise: NoiseSchedule, t: Tensor, name: str, meta: dict | None = None, afs: bool = False
+        self, noise: NoiseSchedule, t: Tensor, name: str, meta: dict | None = None, afs: bool | Tensor = False
     ) -> Tableau:
         """The tableau of this method on the times t [S+1]; `afs` as in `Trace`."""
         net = Trace(noise, sum(map(len, self.a)), afs)

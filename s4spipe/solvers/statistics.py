@@ -172,5 +172,6 @@ def mean_and_power(x_0: Tensor) -> tuple[Tensor, Tensor]:
 
 def read(path: str | Path) -> Statistics:
     """The statistics in a file that the stage `statistics` wrote. Raises UserError for any other file."""
-    found, _ = read_tensors(path, "lam", "l", "s", "b")
-    return Statistics(*(found[name] for name in ("lam", "l", "s", "b")))
+    names = ("lam", "l", "s", "b", "mean")
+    found, _ = read_tensors(path, *names)
+    return Statistics(*(found[name] for name in names))

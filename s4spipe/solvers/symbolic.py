@@ -21,13 +21,15 @@ class Trace:
         noise: the noise schedule.
         capacity: at least the number of evaluations that the solver makes, and of noises that it draws.
         afs: make the first evaluation without the network (analytic first step, Dockhorn et al. 2022, arXiv 2210.05475,
-            sec. 3.3). It uses the denoiser of data N(0, 1), D = alpha x / (alpha^2 + sigma^2), since x_T is almost
-            indistinguishable from pure noise.
+            sec. 3.3). It uses the denoiser of data N(m, 1), D = m + alpha (x - alpha m) / (alpha^2 + sigma^2), since
+            x_T is almost indistinguishable from pure noise. m is 0, or what is given instead of True: the mean of the
+            data, which at that noise a network would say, too.
         basis: what a weight multiplies; K is its shape.
     """
 
-    def __init__(self, noise: NoiseSchedule, capacity: int, afs: bool = False, basis: Basis = PLAIN):
-        self.noise, self.capacity, self.afs, self.basis = noise, capacity, afs, basis
+    def __init__(self, noise: NoiseSchedule, capacity: int, afs: bool | Tensor = False, basis: Basis = PLAIN):
+        self.noise, self.capacity, self.basis = noise, capacity, basis
+        self.afs, self.mean = afs is not False, afs if isinstance(afs, Tensor) else None
         unit = torch.eye(2 * capacity + 2, dtype=torch.float64)
         self.unit = unit.view(*unit.shape, *[1] * len(basis.shape)).expand(*unit.shape, *basis.shape)
         self.x_T, self.one = self.unit[0], self.unit[-1]
@@ -40,7 +42,10 @@ class Trace:
         if self.afs:
             self.afs = False
             alpha, sigma = self.noise.alpha(t), self.noise.sigma(t)
-            return alpha / (alpha**2 + sigma**2) * y
+            share = alpha / (alpha**2 + sigma**2)
+            if self.mean is None:
+                return share * y
+            return share * y + (1 - share * alpha) * (self.mean if self.basis.shape else 1) * self.one
         self.points.append(y)
         self.times.append(t)
         return self.unit[len(self.points)]
@@ -76,7 +81,8 @@ class Trace:
         nfe = len(self.points)
         states = torch.stack([*self.points, end])
         t_c, c, W, beta = torch.stack(self.times), states[1:, 0], states[1:, 1 : nfe + 1], states[:, -1]
-        extras = {"beta": beta, "m": torch.ones(1, dtype=beta.dtype)} if beta.detach().any() else {}
+        m = torch.ones(1, dtype=beta.dtype) if self.mean is None or self.basis.shape else self.mean
+        extras = {"beta": beta, "m": m} if beta.detach().any() else {}
         if self.t_z:
             V = states[:, self.capacity + 1 : self.capacity + len(self.t_z)]
             extras |= {"V": V.clone(), "t_z": torch.stack(self.t_z)}

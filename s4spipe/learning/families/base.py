@@ -79,6 +79,8 @@ class Family(nn.Module):
     def __init__(self, init: str, noise: NoiseSchedule, t: Tensor, nfe: int):
         super().__init__()
         self.init, self.noise, self.nfe = init, noise, nfe
+        if registry.needs_statistics(init):
+            raise UserError(f"init {init!r} adds a constant to its states, which no family learns: start from another")
         self.afs = registry.parse(init)[2]
         self.register_buffer("t", t)
 
