@@ -12,6 +12,7 @@ from support.problems import NOISES, constants, noises, wavy
 
 from s4spipe.sampling.loop import sample
 from s4spipe.solvers import classical, registry, timesteps
+from s4spipe.solvers.singlestep import ADAMS_BASHFORTH
 
 # -- The same solvers, in x -------------------------------------------------------------------------
 
@@ -253,6 +254,18 @@ def test_fdpm_is_ddim_with_the_prediction_at_the_end(steps, key):
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_ipndm_of_the_velocity_is_ipndm_on_ve_and_adams_bashforth_elsewhere(order):
+    same = [registry.make(f"{name}_{order}", "edm", NOISES["ve"], 6) for name in ("ipndm", "ipndm_v")]
+    torch.testing.assert_close(same[0].W, same[1].W, rtol=1e-12, atol=1e-12)
+    noise, x_T = NOISES["flow"], noises()
+    t, past, x = timesteps.build("edm", noise, 6), [], x_T
+    for i, h in enumerate(t.diff()):
+        past.insert(0, (x - wavy(x, t[i])) / t[i])  # eps - D on the straight path
+        x = x + h * sum(w * v for w, v in zip(ADAMS_BASHFORTH[min(order, i + 1) - 1], past, strict=False))
+    torch.testing.assert_close(sample(wavy, registry.build(f"ipndm_v_{order}", noise, t), x_T), x)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_ipndm_has_the_weights_of_equal_steps(order):
     """They integrate polynomials of a degree below the order exactly over the next unit step."""
     b = registry.coefficients(f"ipndm_{order}", NOISES["ve"], timesteps.build("edm", NOISES["ve"], 8)).b[-1]
@@ -277,7 +290,7 @@ def test_phi_is_its_integral(k, size, sign):
 def test_every_solver_is_exact_where_the_denoiser_is_constant(solver, key):
     """D = m: the solution is alpha m + sigma (x_T - alpha_T m)/sigma_T, whatever the steps."""
     noise = NOISES[key]
-    if solver in ("euler", "heun") and key.startswith("vp"):
+    if solver in ("euler", "heun", "ipndm_v") and key.startswith("vp"):
         pytest.skip("exact only where alpha and sigma are linear in t")
     t = timesteps.build("edm", noise, 6)
     x_T, m = noises(scale=noise.sigma_T), 0.7

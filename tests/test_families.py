@@ -28,6 +28,7 @@ STARTS = {
     "bns": ["ddim", "unipc_bh2", "ipndm", "heun", "dpm_3s", "ipndm_afs"],
     "fixed": ["unipc_bh2", "dpmpp_3m", "dpm_2s", "ipndm", "ipndm_afs"],
     "free": ["ddim", "unipc_bh2", "dpmpp_3m", "ipndm_afs"],
+    "bezier": ["euler", "ipndm_v", "ipndm_v_2", "ipndm_v_afs"],
 }  # fmt: skip
 CASES = [(family, init) for family, starts in STARTS.items() for init in starts]
 # Solvers whose network times are not their steps': an unrestricted table cannot learn times with them.

@@ -104,7 +104,7 @@ def test_another_mixing_is_told(mixing):
         Bands((1.0,), 2, mixing)
 
 
-SPECIAL = {"ss": "dpmpp_2s", "epd": "parallel_midpoints", "pc": "unipc_bh2", "dss": "euler"}
+SPECIAL = {"ss": "dpmpp_2s", "epd": "parallel_midpoints", "pc": "unipc_bh2", "dss": "euler", "bezier": "euler"}
 THREE = Bands((1.0, 2.0))
 
 

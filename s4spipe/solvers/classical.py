@@ -106,12 +106,15 @@ def parallel_midpoints(
     return SingleStep(form, nodes, tables)
 
 
-def ipndm(noise: NoiseSchedule, t: Tensor, order: int, lower_order_final: bool = False) -> Multistep:
-    """iPNDM, Zhang and Chen 2022 (arXiv 2204.13902), App. H.2: the Adams-Bashforth weights of equal steps."""
+def ipndm(
+    noise: NoiseSchedule, t: Tensor, order: int, lower_order_final: bool = False, form: Form = "noise"
+) -> Multistep:
+    """iPNDM, Zhang and Chen 2022 (arXiv 2204.13902), App. H.2: the Adams-Bashforth weights of equal steps; in the
+    velocity form those of dx/dt, which is the same for VE noise."""
     b = torch.zeros(len(t) - 1, order, dtype=t.dtype)
     for i, p in enumerate(_orders(len(b), order, lower_order_final)):
         b[i, :p] = torch.tensor(ADAMS_BASHFORTH[p - 1], dtype=t.dtype)
-    return Multistep("noise", b)
+    return Multistep(form, b)
 
 
 def lagrange(

@@ -105,6 +105,7 @@ CLASSICAL: dict[str, Solver] = {
     "pndm": Solver("algorithm", singlestep.pndm, (4,), 4, _runge_kutta_first),
     "plms": Solver("algorithm", singlestep.pndm, (4,), 4, partial(_two_first, name="plms")),
     "ipndm": _family(classical.ipndm),
+    "ipndm_v": _family(classical.ipndm, form="velocity"),
     "deis_tab": _family(classical.lagrange, clock="t"),
     "deis_rhoab": _family(classical.lagrange, clock="rho"),
     "deis_log": _family(classical.lagrange, clock="lambda"),

@@ -4,6 +4,7 @@ from s4spipe.learning.families.banded import Banded
 from s4spipe.learning.families.base import FAMILIES, Family, Times, check_options, make
 from s4spipe.learning.families.multistep import LMS, PC
 from s4spipe.learning.families.nonstationary import BNS, GS, Free
+from s4spipe.learning.families.rescaled import Bezier
 from s4spipe.learning.families.schedule import Fixed
 from s4spipe.learning.families.singlestep import SS
 
@@ -15,6 +16,7 @@ __all__ = [
     "PC",
     "SS",
     "Banded",
+    "Bezier",
     "Family",
     "Fixed",
     "Free",
