@@ -1,4 +1,4 @@
-"""Take the solver of one NFE out of the file of all: so it can be measured, shown and exported as any other."""
+"""Take the solver of one NFE out of the fit for all, so that it can be refined as any other."""
 
 import click
 
@@ -14,7 +14,7 @@ from s4spipe.sampling.tableau import Tableau
 @click.argument("nfe", type=int)
 def main(params: Params, name: str, nfe: int) -> None:
     places = stage.layout(params)
-    (solvers, history), (path, history_path) = places.span(name), places.learned("solvers", Cell(name, nfe))
+    (solvers, history), (path, history_path) = places.span(name), places.learned("fits", Cell(name, nfe))
     write_json(history_path, read_json(history))
     Tableau.load(solvers, nfe).save(path)
 

@@ -6,6 +6,7 @@ Run in benchmarks/rivals as `PYTHONPATH=../.. python -m benchmarks.rivals.spanni
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import click
 import torch
@@ -13,7 +14,8 @@ import torch
 from benchmarks.rivals import params, rows, sampling
 from benchmarks.rivals.problems.problem import NAMES, Problem
 from s4spipe.features.base import frechet
-from s4spipe.learning import gauss_newton, span, starts
+from s4spipe.learning import gauss_newton, refinement, span, starts
+from s4spipe.learning.families import Family, Free
 from s4spipe.learning.pairs import Pairs
 from s4spipe.runtime.files import write_json
 from s4spipe.runtime.scratch import Scratch, fingerprint
@@ -23,7 +25,7 @@ from s4spipe.solvers import registry
 
 CPU = torch.device("cpu")
 NFES = range(4, 13)
-BATCH_SIZE, STEPS = 100, 60
+BATCH_SIZE, STEPS, REFINED = 100, 60, 3
 
 
 @click.command()
@@ -43,25 +45,36 @@ def main(name: str, seed: int) -> None:
         to_teacher = frechet.distance_and_slope(problem.judge(own.clone()).double(), ideal)[0]
         return {"to_teacher": to_teacher, "error": error}
 
-    def alone(nfe: int) -> dict[str, float]:
+    def both(student: Family, nfe: int, where: str, spent: int) -> dict[str, Any]:
+        """As fitted, and as refined by three steps."""
+        fitted = judged(student())
+        cell = rows.Cell(problem, nfe, seed, settings["budget"], training, validation, scratch.within(where))
+        history = refinement.refine(cell.task(student), partial(rows.with_random, problem, problem.seen), REFINED)
+        return {"fit": fitted, "refined": judged(student()), "evaluations": spent + history[-1]["evaluations"]}
+
+    def alone(nfe: int) -> dict[str, Any]:
         given = problem, nfe, seed, settings["budget"], training, validation
         student, spent = rows.free_fit(rows.Cell(*given, scratch.within(f"alone-{nfe}")), {})
-        return judged(student()) | {"evaluations": spent}
+        return both(student, nfe, f"alone-{nfe}-refined", spent)
 
-    def together() -> dict[str, list[dict[str, float]]]:
+    def together() -> dict[str, Any]:
         trial = training.take(torch.arange(starts.TRIAL_PAIRS))
         loss = partial(gauss_newton.mean_distance, denoiser=problem.denoiser, pairs=trial, distance=rows.DISTANCE,
                        micro_batch_size=rows.MICRO_BATCH_SIZE)  # fmt: skip
         student = span.Span(span.choose({nfe: candidates(problem, nfe) for nfe in NFES}, loss))
         cell = rows.Cell(problem, max(NFES), seed, settings["budget"], training, validation, scratch.within("together"))
         history = span.fit(student, cell.task(span.Member(student, cell.nfe)), rows.DISTANCE, BATCH_SIZE, STEPS)
-        spent = {"evaluations": history[-1]["evaluations"], "numbers": student.parameter_count}
-        return {"cells": [judged(student(nfe).detached()) | spent for nfe in NFES]}
+        tables = [student(nfe).detached().to_dict() for nfe in NFES]
+        return {"tables": tables, "evaluations": history[-1]["evaluations"], "numbers": student.parameter_count}
 
-    own = [scratch.once(f"own-{nfe}", partial(alone, nfe)) for nfe in NFES]
-    spanning = scratch.once("spanning", together)["cells"]
-    cells = [{"nfe": nfe, "alone": one, "spanning": all_} for nfe, one, all_ in zip(NFES, own, spanning, strict=True)]
-    write_json(f"results/spanning/{name}-{seed}.json", cells)
+    cells = [{"nfe": nfe, "alone": scratch.once(f"own-{nfe}", partial(alone, nfe))} for nfe in NFES]
+    fit = scratch.once("spanning", together)
+    for cell, data in zip(cells, fit["tables"], strict=True):
+        nfe = cell["nfe"]
+        student = Free(Tableau.from_dict(data))
+        cell["spanning"] = scratch.once(f"of-{nfe}", partial(both, student, nfe, f"of-{nfe}-refined", 0))
+    result = {"numbers": fit["numbers"], "evaluations of the fit": fit["evaluations"], "cells": cells}
+    write_json(f"results/spanning/{name}-{seed}.json", result)
     scratch.clear()
     click.echo(table(cells))
 
@@ -73,13 +86,15 @@ def candidates(problem: Problem, nfe: int) -> list[Tableau]:
 
 
 def table(cells: Sequence[dict]) -> str:
-    """In markdown: the distance and the error of both, and how they compare."""
-    lines = ["| NFE | distance, alone | spanning | times | error, alone | spanning | times |", "|--:|" + "--:|" * 6]
+    """In markdown: the distances as fitted and as refined, the RMS errors as fitted, and how they compare."""
+    columns = [("fit", "to_teacher"), ("refined", "to_teacher"), ("fit", "error")]
+    heads = [f"{what}, {which}" for what in ("fitted", "refined", "RMS error") for which in ("alone", "spanning")]
+    lines = [f"| NFE | {' | '.join(heads)} |", "|--:|" + "--:|" * 6]
     for cell in cells:
         shown = [f"{cell['nfe']}"]
-        for key, digits in (("to_teacher", 3), ("error", 3)):
-            one, other = cell["alone"][key], cell["spanning"][key]
-            shown += [f"{one:.{digits}g}", f"{other:.{digits}g}", f"{other / one:.2f}"]
+        for stage, key in columns:
+            one, other = cell["alone"][stage][key], cell["spanning"][stage][key]
+            shown += [f"{one:.3g}", f"{other:.3g} ({other / one:.2f})"]
         lines.append(f"| {' | '.join(shown)} |")
     return "\n".join(lines)
 

@@ -33,7 +33,7 @@ def network_evaluations(params: Params) -> dict[str, int]:
     begun = (1 + adjoint.evaluations(1, 2)) * refine.pairs
     step = adjoint.evaluations(1, 1) * refine.pairs + refine.validation_pairs
     of_refine = sum(nfe * (begun + refinement.steps_at(refine.steps, nfe) * step) for nfe in params.nfe)
-    for name in params.refined:
+    for name in (*params.refined, *params.spanning):
         parts[f"learning {name}"] += of_refine
     parts["samples"] = params.sample.count * (teacher.nfe + len(resolve.solvers(params)) * total)
     if params.reference.source == "model":

@@ -76,8 +76,12 @@ class Layout:
         return self.run / folder / str(cell) / "solver.json", self.run / folder / str(cell) / "history.json"
 
     def span(self, name: str) -> tuple[Path, Path]:
-        """The tableaux of all NFEs, in one file, and the history of a spanning solver."""
-        return self.run / "spans" / name / "solvers.json", self.run / "spans" / name / "history.json"
+        """The tableaux of all NFEs, to be refined, and the history of a spanning solver."""
+        return self.run / "fits" / name / "solvers.json", self.run / "fits" / name / "history.json"
+
+    def joined(self, name: str) -> Path:
+        """The one file of a spanning solver, with its refined tableaux of all NFEs."""
+        return self.run / "spans" / f"{name}.json"
 
     def samples(self, cell: Cell, file: str) -> Path:
         """images.npy, states.safetensors or about.json of a cell's samples."""

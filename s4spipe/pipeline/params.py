@@ -227,7 +227,7 @@ def _check_counts(params: Params, root: Path) -> None:
         if learner.family in ("lms", "pc") and learner.order > min(params.nfe):
             raise UserError(f"{key}.order: must not exceed the smallest NFE, which is {min(params.nfe)}, "
                             f"got {learner.order}")  # fmt: skip
-    if params.refined:
+    if params.refined or params.spanning:
         blocks["refine"] = params.refine
     for key, block in blocks.items():
         for count, there in (("pairs", "train"), ("validation_pairs", "validation")):

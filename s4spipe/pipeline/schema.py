@@ -299,7 +299,9 @@ class Params(Block):
     learned: list[str] = key(["s4s", "s4s_alt"], "The learned solvers: names of blocks in `learners`.")
     refined: list[str] = key(["free", "free_bands"], "Learned solvers that are also refined, as `refine` below says.")
     spanning: list[str] = key(
-        [], "Learned solvers that are one fit, and one file, for all NFEs of this run (docs/guide/spanning.md)."
+        [],
+        "Learned solvers that are one fit, and one file, for all of `nfe`; they are refined too "
+        "(docs/guide/spanning.md).",
     )
     starts: dict[Name, Start] = key(STARTS, "The classical solver that each learner starts from, exactly.")
     learner_defaults: Learner = key(Learner(), "How solvers are learned, unless a block of `learners` says otherwise.")

@@ -28,7 +28,7 @@ STAGES = {
     "learn alternating": (["learn", "solvers", "s4s_alt", "3"], [f"{RUN}/solvers/s4s_alt-3/solver.json"], {}),
     "fit": (["learn", "fits", "free", "3"], [f"{RUN}/fits/free-3/{name}.json" for name in ("solver", "history")],
             {"learners": {"free": {"bands": 2}}}),
-    "span": (["span", "one"], [f"{RUN}/spans/one/{name}.json" for name in ("solvers", "history")], SPANNING),
+    "span": (["span", "one"], [f"{RUN}/fits/one/{name}.json" for name in ("solvers", "history")], SPANNING),
     "refine": (["refine", "free", "3"], [f"{RUN}/solvers/free-3/{name}.json" for name in ("solver", "history")], {}),
     "sample": (["sample", "tables", "ddim", "3"],
                [f"{RUN}/samples/ddim-3/{name}" for name in ("images.npy", "states.safetensors", "about.json")], {}),
