@@ -87,7 +87,11 @@ def main(params: Params, folder: str, name: str, nfe: int) -> None:
             history = reward.evolve_parameters(student, objectives[0], objectives[1], evolution, scratch)
         else:
             rates = adam.Adam(settings.batch_size, settings.learning_rate, settings.radius)
-            history = adam.fit(task, phases(settings), distance_fn, rates)
+            raised = None
+            if settings.reward:
+                rewarded = stage.reward(params, settings.reward, f"learners.{name}.reward", denoiser)
+                raised = adam.Reward(rewarded, settings.reward.weight)
+            history = adam.fit(task, phases(settings), distance_fn, rates, raised)
         about = student.metadata()
         solver = student(name, {})
     check_history(history, f"{name} {nfe} NFE")

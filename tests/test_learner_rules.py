@@ -9,6 +9,7 @@ WITHOUT = {"learns": "joint", "distance": "frechet", "radius": 0.0}
 SEARCH = {**WITHOUT, "family": "genome", "optimizer": "search"}
 TIMES = {**SEARCH, "family": "fixed", "learns": "times"}
 EVOLUTION = {**WITHOUT, "family": "gs", "optimizer": "evolution"}
+NEWTON = {"family": "gs", "learns": "joint", "optimizer": "gauss_newton", "radius": 0.0}
 REWARD = {"network": "digits", "weights": "models/perceptual.safetensors"}
 
 
@@ -28,6 +29,7 @@ def learner(block, **more):
         {**EVOLUTION, "bands": 3},
         {**EVOLUTION, "reward": REWARD},
         {**SEARCH, "reward": REWARD},
+        {"radius": 0.0, "reward": REWARD},
         {**SEARCH, "reward": {"network": "callable", "source": "own:reward", "weight": 2.0}},
     ],
 )
@@ -41,7 +43,8 @@ def test_these_are_learners(block):
     [
         ({"distance": "frechet"}, "distance: frechet is only for the optimizers search and evolution, not adam"),
         ({"family": "genome"}, "family: genome is only for the optimizers search and evolution, not adam; choose from"),
-        ({"reward": REWARD}, "reward: only for the optimizers search and evolution, not adam"),
+        ({"reward": REWARD}, "radius: must be 0 with a reward, got 0.02"),
+        ({**NEWTON, "reward": REWARD}, "reward: only for the optimizers adam, search and evolution, not gauss_newton"),
         ({**SEARCH, "radius": 0.1}, "radius: must be 0 for the optimizer search, got 0.1"),
         ({**SEARCH, "family": "gs"}, "family: a search is among genomes, or among the times of a solver"),
         ({**SEARCH, "learns": "times"}, "learns: must be joint for the optimizer search and the family genome"),

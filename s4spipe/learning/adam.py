@@ -11,11 +11,16 @@ from torch.utils.checkpoint import checkpoint
 
 from s4spipe.learning import relaxed
 from s4spipe.learning.distance import DistanceFn
-from s4spipe.learning.pairs import Pairs
+from s4spipe.learning.pairs import Pairs, batches
 from s4spipe.learning.task import COEFFICIENTS, TIMES, Task, in_micro_batches, kind
 from s4spipe.learning.whitening import Whitened
 from s4spipe.runtime import distributed
+from s4spipe.runtime.errors import UserError
 from s4spipe.sampling.loop import sample
+
+VALIDATED = 200  # pairs in memory at a time, where nothing is differentiated
+GUARD = 1.1  # with a reward, the distance may be so many times the least so far
+ROUNDING = 1e-15  # a variance of rewards, of their mean square, below which they are all the same
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,33 @@ class Adam:
     learning_rate: float
     radius: float = 0.0
     plain: bool = False
+
+
+@dataclass(frozen=True)
+class Reward:
+    """What a fit raises beside imitating.
+
+    Attributes:
+        of: samples x [B, ...] and their conditions -> rewards [B]; differentiable, higher is better.
+        weight: what a standard deviation of the rewards of the teacher's samples is worth, in units of the distance at
+            the start.
+    """
+
+    of: Callable[[Tensor, Tensor | None], Tensor]
+    weight: float = 1.0
+
+    @torch.no_grad()
+    def rate(self, pairs: Pairs, size: int) -> float:
+        """The weight over that standard deviation, of some pairs, `size` at a time.
+
+        Raises UserError where the rewards are not finite, or all the same.
+        """
+        parts = map(pairs.take, batches(torch.arange(len(pairs)), size))
+        rewards = torch.cat([self.of(some.x_0, some.condition).cpu().double() for some in parts])
+        if not rewards.isfinite().all() or rewards.var().item() <= ROUNDING * rewards.square().mean().item():
+            raise UserError("the reward of the teacher's samples is not finite, or the same for all: nothing can be "
+                            "learned from it; use another one, or none")  # fmt: skip
+        return self.weight / rewards.std().item()
 
 
 @dataclass(frozen=True)
@@ -59,7 +91,9 @@ def joint(epochs: int, warmup_epochs: int) -> list[Phase]:
     return [Phase((TIMES,), warmup_epochs), Phase((COEFFICIENTS, TIMES), epochs)]
 
 
-def fit(task: Task, phases: Sequence[Phase], distance: DistanceFn, adam: Adam) -> list[dict]:
+def fit(
+    task: Task, phases: Sequence[Phase], distance: DistanceFn, adam: Adam, reward: Reward | None = None
+) -> list[dict]:
     """Learn the student in place, and leave it at the parameters that are best on the validation pairs.
 
     This minimises E min_{|x'_T - x_T| <= r sigma_T} d(student(x'_T), teacher(x_T)) (Sec. 3.1.2) with Adam; gradients
@@ -72,6 +106,10 @@ def fit(task: Task, phases: Sequence[Phase], distance: DistanceFn, adam: Adam) -
     lowers the loss of its pair. The rate of the moves is halved after an epoch that kept none (as in LD3, Tong et al.
     2024, arXiv 2405.15506). Validation starts from the unmoved x_T, as sampling does. The backward pass re-computes
     each network call, so memory does not grow with NFE times the activations.
+
+    With a reward, the loss is the distance less the reward in the distance's units, and an epoch is undone, too, after
+    which the validation pairs see more than `GUARD` times the least distance so far: rewards are won by ruin if nothing
+    stops it. Noises do not move then.
 
     Progress is saved in the task's scratch after every epoch. Several processes divide every minibatch; all end with
     the same student, which equals that of a single process up to rounding.
@@ -91,16 +129,31 @@ def fit(task: Task, phases: Sequence[Phase], distance: DistanceFn, adam: Adam) -
     epochs = [phase.learns for phase in phases for _ in range(phase.epochs)]
     firsts = set(accumulate((phase.epochs for phase in phases), initial=0))
 
-    def losses(pairs: Pairs, index: Tensor, x_T: Tensor, call: Callable) -> Tensor:
+    rate = 0.0 if reward is None else reward.rate(validation, min(task.micro_batch_size, VALIDATED))
+
+    def terms(pairs: Pairs, index: Tensor, x_T: Tensor, call: Callable) -> Tensor:
+        """The distances, and where there is a reward the rewards: [1, n] or [2, n]."""
         condition = None if pairs.condition is None else pairs.condition[index]
-        return distance(sample(call, student(), x_T, condition, check=False), pairs.x_0[index])
+        x_0 = sample(call, student(), x_T, condition, check=False)
+        distances = distance(x_0, pairs.x_0[index])
+        return distances[None] if reward is None else torch.stack([distances, reward.of(x_0, condition).to(distances)])
+
+    def losses(pairs: Pairs, index: Tensor, x_T: Tensor, call: Callable) -> Tensor:
+        distances, *rewards = terms(pairs, index, x_T, call)
+        return distances - unit * rate * rewards[0] if rewards else distances
 
     @torch.no_grad()
-    def validate() -> float:
+    def validate() -> list[float]:
+        """The mean distance, and reward."""
         own = distributed.shard(torch.arange(len(validation), device=validation.x_T.device))
-        micro_batches = in_micro_batches(own, validation.x_T[own], min(task.micro_batch_size, 200))
-        values = _joined(own, [losses(validation, index, x, denoiser) for index, x in micro_batches])
-        return distributed.gather(values, own, len(validation)).mean().item()
+        micro_batches = in_micro_batches(own, validation.x_T[own], min(task.micro_batch_size, VALIDATED))
+        values = _joined(own, [terms(validation, index, x, denoiser).T for index, x in micro_batches])
+        return distributed.gather(values, own, len(validation)).mean(0).flatten().tolist()
+
+    def of_validation() -> dict[str, float]:
+        distance, *rewards = validate()
+        loss = distance - unit * rate * rewards[0] if rewards else distance
+        return {"validation": loss} | ({"distance": distance, "reward": rewards[0]} if rewards else {})
 
     def clone() -> dict[str, Tensor]:
         return {name: p.detach().clone() for name, p in everything.items()}
@@ -110,10 +163,12 @@ def fit(task: Task, phases: Sequence[Phase], distance: DistanceFn, adam: Adam) -
         optimizer.load_state_dict(state["optimizer"])
         if white and "white" in state:
             white.start, white.by_v = state["white"]
-        state["moved"] = state["moved"].to(training.x_T.device)
+        state["moved"], unit = state["moved"].to(training.x_T.device), state["unit"]
     else:
         state = {"epoch": 0, "moved": training.x_T.clone(), "rate": 12 / len(student.t), "best": clone()}
-        state["history"] = [{"epoch": 0, "learns": "", "train": None, "validation": validate(), "moves": 0}]
+        state["unit"] = unit = validate()[0] if reward else 1.0
+        state["history"] = [{"epoch": 0, "learns": "", "train": None, **of_validation(), "moves": 0}]
+        state["lowest"] = state["history"][0]["validation"]
     moved, history = state["moved"], state["history"]
     distributed.barrier()  # all must have read the progress before one continues
 
@@ -176,11 +231,12 @@ def fit(task: Task, phases: Sequence[Phase], distance: DistanceFn, adam: Adam) -
             "epoch": epoch + 1,
             "learns": "+".join(epochs[epoch]),
             "train": distributed.gather(torch.cat(epoch_losses), own, len(moved)).mean().item(),
-            "validation": validate(),
+            **of_validation(),
             "moves": moves,
         }
-        if row["validation"] < min(past["validation"] for past in history):
-            state["best"] = clone()
+        ruined = reward and row["distance"] > GUARD * min(past["distance"] for past in history)
+        if row["validation"] < state["lowest"] and not ruined:
+            state |= {"best": clone(), "lowest": row["validation"]}
         else:
             restore(everything, state["best"])
             for group in learning:

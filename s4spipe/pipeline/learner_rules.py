@@ -17,9 +17,11 @@ def check_learner(key: str, learner: Learner) -> None:
             if (got := getattr(learner, name)) not in known:
                 raise UserError(f"{key}.{name}: {got} is only for the optimizers search and evolution, not "
                                 f"{learner.optimizer}; choose from {', '.join(known)}")  # fmt: skip
-        if learner.reward:
-            raise UserError(f"{key}.reward: only for the optimizers search and evolution, not {learner.optimizer}; "
+        if learner.reward and learner.optimizer == "gauss_newton":
+            raise UserError(f"{key}.reward: only for the optimizers adam, search and evolution, not gauss_newton; "
                             "leave it out, or see refine.reward")  # fmt: skip
+        if learner.reward and learner.radius > 0:
+            raise UserError(f"{key}.radius: must be 0 with a reward, got {learner.radius:g}")
     if learner.family == GENOME:
         return
     try:

@@ -178,7 +178,7 @@ class Learner(Block):
     epochs: Epochs = key(1, "in all; if alternating, in each half of an alternation; for gauss_newton, steps at most; "
                          "for search, generations")  # fmt: skip
     seed: Seed = key(0)
-    reward: Reward | None = key(None, "for search and evolution: what images shall have more of, as in refine")
+    reward: Reward | None = key(None, "what images shall have more of, as in refine; not for gauss_newton")
 
 
 class Refine(Block):
