@@ -5,16 +5,14 @@ import json
 import math
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
 import torch
-from torch import Tensor
 
 import s4spipe
 from s4spipe.features.base import frechet
-from s4spipe.features.random import BESIDE, RandomFeatures
+from s4spipe.features.random import beside
 from s4spipe.learning import adam, distance, frequency, gauss_newton, objective, reward, search, starts, whitening
 from s4spipe.learning.families import LMS, Banded, Family, Times
 from s4spipe.learning.pairs import Pairs
@@ -57,8 +55,7 @@ def main(params: Params, folder: str, name: str, nfe: int) -> None:
     start = starts.choose(candidates, loss)
     files = [params.model.weights, places.starts(cell), places.pairs("train"), places.pairs("validation")]
     files += [seeing.weights] if seeing else []
-    if settings.reward and Path(settings.reward.weights).exists():  # else none, or an id on a hub
-        files.append(settings.reward.weights)
+    files += stage.reward_files(settings.reward)
     model, block = dataclasses.asdict(stage.model_settings(params)), settings.model_dump(exclude_none=True)
     scratch = Scratch(fingerprint(name, nfe, block, model, whitening.PAIRS, files=tuple(files)))
     streams = [objective.Samples(denoiser, pairs, micro_batch_size) for pairs in (training, validation)]
@@ -129,12 +126,7 @@ def objectives_of(
     if not settings.reward:
         return [objective.Frechet(samples, lambda x: [net.embed(denoiser.decode(x))], start) for samples in streams]
     rewarded = stage.reward(params, settings.reward, f"learners.{name}.reward", denoiser)
-    beside = RandomFeatures(BESIDE).to(denoiser.device)
-
-    def eyes(x: Tensor) -> list[Tensor]:
-        images = denoiser.decode(x)
-        return [net.embed(images), beside.embed(images)]
-
+    eyes = beside(net.embed, denoiser.decode, denoiser.device)
     guards = [objective.Frechet(samples, eyes, start, frechet.extrapolated) for samples in streams]
     return [objective.Rewarded(rewarded, guard) for guard in guards]
 

@@ -2,12 +2,10 @@
 they have more of it."""
 
 import dataclasses
-from pathlib import Path
 
 import click
-from torch import Tensor
 
-from s4spipe.features.random import BESIDE, RandomFeatures
+from s4spipe.features.random import BESIDE, beside
 from s4spipe.learning import refinement
 from s4spipe.learning.families import Free
 from s4spipe.learning.pairs import Pairs
@@ -30,20 +28,15 @@ def main(params: Params, name: str, nfe: int) -> None:
     training = Pairs.load(places.pairs("train"), denoiser.device, settings.pairs)
     validation = Pairs.load(places.pairs("validation"), denoiser.device, settings.validation_pairs)
     net = stage.features_network(params, "perceptual", denoiser.device)
-    beside = RandomFeatures(BESIDE).to(denoiser.device)
     fitted, _ = places.learned("fits", cell)
     files = [params.model.weights, fitted, seeing.weights, places.pairs("train"), places.pairs("validation")]
-    if settings.reward and Path(settings.reward.weights).exists():  # else none, or an id on a hub
-        files.append(settings.reward.weights)
+    files += stage.reward_files(settings.reward)
     model, block = dataclasses.asdict(stage.model_settings(params)), settings.model_dump(exclude_none=True)
     scratch = Scratch(fingerprint("refine", BESIDE, nfe, block, seeing.model_dump(), model, files=tuple(files)))
     start = Tableau.load(fitted)
     student = Free(start, late=start.meta.get("params", {}).get("late", True))
 
-    def feature_fn(x: Tensor) -> list[Tensor]:
-        images = denoiser.decode(x)
-        return [net.embed(images), beside.embed(images)]
-
+    feature_fn = beside(net.embed, denoiser.decode, denoiser.device)
     rewarded, weight = None, 1.0
     if settings.reward:
         rewarded, weight = stage.reward(params, settings.reward, "refine.reward", denoiser), settings.reward.weight

@@ -105,6 +105,11 @@ def reward(params: Params, block: Reward, key: str, denoiser: Denoiser) -> Calla
     return lambda x, condition: of_images(denoiser.decode(x), condition)
 
 
+def reward_files(block: Reward | None) -> list[str]:
+    """The file or folder of a reward's network, if it has one here: it may have none, or be an id on a hub."""
+    return [block.weights] if block and Path(block.weights).exists() else []
+
+
 def device(params: Params) -> torch.device:
     """The device that `run.device` names; `auto` is CUDA if there is a GPU, else the CPU.
 

@@ -3,6 +3,7 @@
 Such features tell blurred images from sharp ones, and wrong colours and textures from right ones, but no objects.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -63,6 +64,25 @@ def _projection(seed: int, width: int) -> Tensor:
     """Orthonormal columns [width, 64]; fewer, if the width is less."""
     drawn = np.random.default_rng((seed, SCALES)).standard_normal((width, min(width, SIZE)))
     return torch.tensor(np.linalg.qr(drawn)[0], dtype=torch.float32)
+
+
+def beside(
+    embed: Callable[[Tensor], Tensor], decode: Callable[[Tensor], Tensor], device: torch.device
+) -> Callable[[Tensor], list[Tensor]]:
+    """What learning by a Fréchet distance sees of samples x [B, ...]: the features of a network, and random ones.
+
+    Args:
+        embed: images -> features [B, d] of the network.
+        decode: samples -> images.
+        device: where the images are.
+    """
+    random = RandomFeatures(BESIDE).to(device)
+
+    def seen(x: Tensor) -> list[Tensor]:
+        images = decode(x)
+        return [embed(images), random.embed(images)]
+
+    return seen
 
 
 def load(path: str, mode: str = "") -> RandomFeatures:
