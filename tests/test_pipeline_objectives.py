@@ -15,12 +15,14 @@ LEARNERS = {
     "usf": {**WITHOUT, "family": "genome", "optimizer": "search"},
     "autodiffusion": {**WITHOUT, "family": "fixed", "optimizer": "search", "learns": "times"},
     "evolved": {**WITHOUT, "family": "gs", "optimizer": "evolution", "reward": REWARD},
+    "rewarded": {"family": "bezier", "learns": "joint", "radius": 0.0, "epochs": 1, "reward": REWARD},
 }
 START = {"solver": "dpmpp_3m", "schedules": ["edm"], "skip": []}
 
 
 def test_searched_and_evolved_solvers_are_sampled_and_measured_like_others(project, edited):
-    edited(learners=LEARNERS, starts=dict.fromkeys(LEARNERS, START), learned=["s4s", "s4s_alt", *LEARNERS])
+    starts = dict.fromkeys(LEARNERS, START) | {"rewarded": START | {"solver": "ipndm_v_2"}}
+    edited(learners=LEARNERS, starts=starts, learned=["s4s", "s4s_alt", *LEARNERS])
     cells = {f"{stage}@digits-{name}-3" for name in LEARNERS
              for stage in ("learn", "sample_learned", "evaluate_learned")}  # fmt: skip
     assert ran(run(project, "dvc", "repro")) == {*cells, "tables@digits", "report@digits"}
@@ -30,7 +32,11 @@ def test_searched_and_evolved_solvers_are_sampled_and_measured_like_others(proje
         table, history = Tableau.load(folder / "solver.json"), json.loads((folder / "history.json").read_text())
         assert (table.name, table.nfe, len(history)) == (name, 3, 3)
         assert name in json.dumps(results)
-        lines = (folder / "candidates.jsonl").read_text().splitlines() if name != "evolved" else []
+        lines = (
+            (folder / "candidates.jsonl").read_text().splitlines()
+            if LEARNERS[name].get("optimizer") == "search"
+            else []
+        )
         candidates = [json.loads(line) for line in lines]
         judged = [row["validation"] for row in candidates if "validation" in row]
         if candidates:
