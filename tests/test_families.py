@@ -28,6 +28,7 @@ STARTS = {
     "bns": ["ddim", "unipc_bh2", "ipndm", "heun", "dpm_3s", "ipndm_afs"],
     "fixed": ["unipc_bh2", "dpmpp_3m", "dpm_2s", "ipndm", "ipndm_afs"],
     "free": ["ddim", "unipc_bh2", "dpmpp_3m", "ipndm_afs"],
+    "adasde": ["dpm_2s"],
     "bezier": ["euler", "ipndm_v", "ipndm_v_2", "ipndm_v_afs"],
 }  # fmt: skip
 CASES = [(family, init) for family, starts in STARTS.items() for init in starts]
@@ -50,6 +51,11 @@ def shaken(student, by=0.1, seed=7):
         for p in student.parameters():
             p += by * noises(p.numel(), 1, seed=seed).view_as(p)
     return student
+
+
+def fresh(table, x_T):
+    """The fresh noises that a solver adds, if it adds some."""
+    return [noises(*x_T.shape, seed=20 + k) for k in range(table.draws)]
 
 
 def test_every_family_is_tested():
@@ -92,7 +98,7 @@ def test_gradients_of_every_parameter_match_finite_differences(family, init, key
 
     def end_point(*values):
         table = torch.func.functional_call(student, dict(zip(names, values, strict=True)), ())
-        return sample(problem, table, x_T)
+        return sample(problem, table, x_T, z=fresh(table, x_T))
 
     assert torch.autograd.gradcheck(end_point, parameters, eps=1e-5, rtol=1e-6, atol=1e-7)
 
@@ -102,7 +108,10 @@ def test_every_coefficient_matters_where_it_should(family, init):
     """As many entries of the parameters move the sample as `parameter_count` says."""
     student, _ = build(family, init, VE(), 5, "edm", learn_times=family == "fixed")
     x_T = noises(3, scale=80.0)
-    sample(lambda x, t, c: wavy(x, t), student(), x_T).square().sum().backward()
+    if family == "adasde":  # noise of weight 0 is not drawn
+        shaken(student, by=0.01)
+    table = student()
+    sample(lambda x, t, c: wavy(x, t), table, x_T, z=fresh(table, x_T)).square().sum().backward()
     moving = sum(int((p.grad.abs() > 0).sum()) for p in student.parameters() if p.grad is not None)
     if family in ("fixed", "dss"):  # shares of a whole: one entry, or one a row, follows from the others
         assert moving >= student.parameter_count
@@ -134,7 +143,9 @@ def test_its_file_is_small_and_loads_to_the_same_solver(family, init, tmp_path):
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     assert (tmp_path / "a.json").stat().st_size < 20_000
     x_T = noises(scale=80.0)
-    assert torch.equal(*(sample(lambda x, t, c: wavy(x, t), solver, x_T) for solver in (table, again)))
+    assert torch.equal(
+        *(sample(lambda x, t, c: wavy(x, t), solver, x_T, z=fresh(solver, x_T)) for solver in (table, again))
+    )
 
 
 def test_network_times_of_a_free_table_stay_within_the_noises():

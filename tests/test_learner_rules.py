@@ -43,6 +43,11 @@ def test_these_are_learners(block):
     [
         ({"distance": "frechet"}, "distance: frechet is only for the optimizers search and evolution, not adam"),
         ({"family": "genome"}, "family: genome is only for the optimizers search and evolution, not adam; choose from"),
+        (
+            {"family": "adasde", "learns": "joint", "radius": 0.0},
+            "optimizer: the family adasde adds fresh noise, which",
+        ),
+        ({**EVOLUTION, "family": "adasde", "bands": 2}, "bands: the family adasde has no weights by frequency"),
         ({"reward": REWARD}, "radius: must be 0 with a reward, got 0.02"),
         ({**NEWTON, "reward": REWARD}, "reward: only for the optimizers adam, search and evolution, not gauss_newton"),
         ({**SEARCH, "radius": 0.1}, "radius: must be 0 for the optimizer search, got 0.1"),

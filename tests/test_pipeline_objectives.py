@@ -15,6 +15,7 @@ LEARNERS = {
     "usf": {**WITHOUT, "family": "genome", "optimizer": "search"},
     "autodiffusion": {**WITHOUT, "family": "fixed", "optimizer": "search", "learns": "times"},
     "evolved": {**WITHOUT, "family": "gs", "optimizer": "evolution", "reward": REWARD},
+    "adasde": {**WITHOUT, "family": "adasde", "optimizer": "evolution"},
     "rewarded": {"family": "bezier", "learns": "joint", "radius": 0.0, "epochs": 1, "reward": REWARD},
 }
 START = {"solver": "dpmpp_3m", "schedules": ["edm"], "skip": []}
@@ -22,6 +23,7 @@ START = {"solver": "dpmpp_3m", "schedules": ["edm"], "skip": []}
 
 def test_searched_and_evolved_solvers_are_sampled_and_measured_like_others(project, edited):
     starts = dict.fromkeys(LEARNERS, START) | {"rewarded": START | {"solver": "ipndm_v_2"}}
+    starts |= {"adasde": START | {"solver": "dpm_2s"}}
     edited(learners=LEARNERS, starts=starts, learned=["s4s", "s4s_alt", *LEARNERS])
     cells = {f"{stage}@digits-{name}-3" for name in LEARNERS
              for stage in ("learn", "sample_learned", "evaluate_learned")}  # fmt: skip

@@ -19,6 +19,7 @@ from s4spipe.sampling.loop import sample
 from s4spipe.sampling.tableau import Tableau
 
 INFINITE = float("inf")
+SEED = 77_000_003  # of the first pair's fresh noises
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,20 @@ class Samples:
             some = self.pairs.take(index)
             x = some.x_0
             if table is not None:
-                x = sample(self.denoiser, table, some.x_T, some.condition, check=False)
+                z = fresh(index, some.x_T, table.draws)
+                x = sample(self.denoiser, table, some.x_T, some.condition, z=z, check=False)
             found.append([part.cpu().double() for part in look(x, some)])
         return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
+
+def fresh(index: Tensor, like: Tensor, count: int) -> Tensor | tuple[()]:
+    """The fresh noises [count, n, ...] of a solver that adds some, for pairs at `index` [n], in the shape of `like`:
+    functions of the pair's place alone, so the same for all solvers. Fewer are the first of more."""
+    if not count:
+        return ()
+    seeded = [torch.Generator().manual_seed(SEED + place) for place in index.tolist()]
+    rows = [torch.stack([torch.randn(like.shape[1:], generator=draw) for _ in range(count)]) for draw in seeded]
+    return torch.stack(rows, 1).to(like)
 
 
 @dataclass(frozen=True)

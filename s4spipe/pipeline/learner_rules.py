@@ -28,6 +28,13 @@ def check_learner(key: str, learner: Learner) -> None:
         families.check_options(learner.family, {"consistent": learner.consistent, "shared": learner.shared})
     except UserError as error:
         raise UserError(f"{key}.{error}") from None
+    if families.noisy(learner.family):
+        if learner.optimizer != "evolution":
+            raise UserError(f"{key}.optimizer: the family {learner.family} adds fresh noise, which only evolution "
+                            f"learns, not {learner.optimizer}")  # fmt: skip
+        if learner.bands != 1 or learner.channels != "common":
+            raise UserError(f"{key}.bands: the family {learner.family} has no weights by frequency; make bands 1 and "
+                            "channels common")  # fmt: skip
     if learner.gaussian and learner.family not in ("lms", "pc"):
         raise UserError(f"{key}.gaussian: only for the families lms and pc, not {learner.family}")
     for name, plain in (("bands", 1), ("channels", "common")):

@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
+from s4spipe.learning.families import noisy
 from s4spipe.pipeline import layout, resolve
 from s4spipe.pipeline.fields import Block
 from s4spipe.pipeline.layout import NONE
@@ -175,6 +176,8 @@ def _check_learners(params: Params, root: Path) -> None:
         if name in params.spanning:
             check_spanning(f"learners.{name}", _learner(params, name), params.starts[name])
         family, reward = (learner := resolve.learner(params, name)).family, learner.reward
+        if name in params.refined and noisy(family):
+            raise UserError(f"refined: {name} adds fresh noise, which no refinement learns; list it in `learned`")
         if reward:
             check_reward(f"learners.{name}.reward", reward, params.model.condition)
         if params.starts[name].skip and family != "free":

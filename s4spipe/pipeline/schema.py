@@ -146,7 +146,8 @@ class Reward(Block):
 
 class Learner(Block):
     family: Annotated[str, one_of("family", (*FAMILIES, GENOME))] = key(
-        "lms", "lms, pc, ss, fixed, dss, gs, bns, epd, bezier, free; genome: decisions for each step, for `search`"
+        "lms",
+        "lms, pc, ss, fixed, dss, gs, bns, epd, bezier, adasde, free; genome: decisions for each step, for `search`",
     )
     learns: Literal["coefficients", "times", "alternating", "joint"] = key(
         "alternating", "coefficients, times, alternating (times and coefficients in turn) or joint (both at once)"

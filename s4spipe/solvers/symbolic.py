@@ -36,6 +36,7 @@ class Trace:
         self.points: list[Tensor] = []
         self.times: list[Tensor] = []
         self.t_z: list[Tensor] = []
+        self.drawn = 0
 
     def data(self, y: Tensor, t: Tensor) -> Tensor:
         """The x0 prediction at the state y and time t."""
@@ -71,6 +72,11 @@ class Trace:
         self.t_z.append(u)
         return self.unit[self.capacity + len(self.t_z) - 1]
 
+    def independent(self) -> Tensor:
+        """A fresh standard normal noise that is no increment of a path. No solver may add noises of both kinds."""
+        self.drawn += 1
+        return self.unit[self.capacity + self.drawn]
+
     def predict(self, form: str) -> Callable[[Tensor, Tensor], Tensor]:
         """The prediction that a form of `Multistep` uses."""
         return {"data": self.data, "noise": self.eps, "velocity": self.velocity}[form]
@@ -86,4 +92,7 @@ class Trace:
         if self.t_z:
             V = states[:, self.capacity + 1 : self.capacity + len(self.t_z)]
             extras |= {"V": V.clone(), "t_z": torch.stack(self.t_z)}
+        elif self.drawn:
+            V = states[:, self.capacity + 1 : self.capacity + self.drawn + 1]
+            extras |= {"V": V.clone()} if V.requires_grad or V.any() else {}
         return Tableau(t, t_c, c, W, self.noise, name, meta or {}, states[0, 0], self.basis, **extras)

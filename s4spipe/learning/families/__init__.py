@@ -1,7 +1,8 @@
 """Learned families. Each registers itself under its name in params.yaml."""
 
+from s4spipe.learning.families.adasde import AdaSDE
 from s4spipe.learning.families.banded import Banded
-from s4spipe.learning.families.base import FAMILIES, Family, Times, check_options, make
+from s4spipe.learning.families.base import FAMILIES, Family, Times, check_options, make, noisy
 from s4spipe.learning.families.multistep import LMS, PC
 from s4spipe.learning.families.nonstationary import BNS, GS, Free
 from s4spipe.learning.families.rescaled import Bezier
@@ -15,6 +16,7 @@ __all__ = [
     "LMS",
     "PC",
     "SS",
+    "AdaSDE",
     "Banded",
     "Bezier",
     "Family",
@@ -23,4 +25,5 @@ __all__ = [
     "Times",
     "check_options",
     "make",
+    "noisy",
 ]

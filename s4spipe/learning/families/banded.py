@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from s4spipe.learning.families.base import FAMILIES, Family, Times, make
+from s4spipe.runtime.errors import UserError
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.sampling.tableau.basis import Basis
 
@@ -26,6 +27,8 @@ class Banded(Family):
     def __init__(self, members: Sequence[Family], basis: Basis):
         nn.Module.__init__(self)
         first = members[0]
+        if first.noisy:
+            raise UserError("a family that adds fresh noise has no weights by frequency")
         self.init, self.noise, self.nfe, self.afs, self.basis = first.init, first.noise, first.nfe, first.afs, basis
         self.register_buffer("t", first.t)
         self.times = first.times  # before the members, as `kind` tells times by their names

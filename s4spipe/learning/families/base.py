@@ -74,6 +74,7 @@ class Family(nn.Module):
     times: Times | None
     common: ClassVar[tuple[str, ...]] = ()  # parameters besides `times` that are the same for all bands of frequencies
     by_band: ClassVar[bool] = False  # whether `from_start` takes a tableau with weights in a basis
+    noisy: ClassVar[bool] = False  # whether its tableaux add fresh noise: then only an evolution can learn it
     late: bool = True  # of one that learns c_0 too: whether it does
 
     def __init__(self, init: str, noise: NoiseSchedule, t: Tensor, nfe: int):
@@ -145,6 +146,11 @@ def register(name: str, *options: str, **fixed: Any) -> Callable[[type[Family]],
         return cls
 
     return add
+
+
+def noisy(name: str) -> bool:
+    """Whether a family's tableaux add fresh noise; a name that is none has none."""
+    return name in FAMILIES and FAMILIES[name].cls.noisy
 
 
 def check_options(name: str, options: dict[str, Any]) -> None:
