@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import diffusers
 import pytest
@@ -23,6 +24,7 @@ from s4spipe.sampling.tableau import Tableau
 from s4spipe.sampling.tableau.basis import PLAIN, Arrays, Bands, transformed
 from s4spipe.scheduler import S4SScheduler
 from s4spipe.solvers import registry
+from s4spipe.solvers.dpm_v3 import Statistics
 
 
 def full(noise, basis=PLAIN, nfe=3, draws=2):
@@ -203,6 +205,37 @@ def test_in_a_pipelines_loop_it_is_the_projects_own():
         z = torch.stack([torch.randn(x_T.shape), torch.randn(x_T.shape)])
         expected = sample(denoise, scheduler.tableau, x_T, z=z)
         torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-4)
+
+
+def with_the_mean(name):
+    noise = NOISES["vp_discrete"]
+    ends = noise.lambda_(torch.tensor([noise.T, noise.t_min], dtype=torch.float64))
+    known = Statistics(ends, *(value * torch.ones(2, 3, 4, 6).double() for value in (1.0, 0.1, 0.2)), drawn(3, 4, 6))
+    return registry.make(name, "edm", noise, 4, statistics=known)
+
+
+def with_learned_noise():
+    start = registry.make("dpm_2s", "edm", NOISES["vp_discrete"], 6)
+    student = families.make("adasde", start)
+    with torch.no_grad():
+        student.v += 0.3
+        return student()
+
+
+OF_MEAN = [partial(with_the_mean, f"{name}_afs_mean") for name in ("ddim", "ipndm", "dpm_v3")]
+
+
+@pytest.mark.parametrize("make", [*OF_MEAN, with_learned_noise])
+def test_analytic_first_steps_with_the_mean_and_learned_noise_run_there_too(make):
+    table, x_T = make(), drawn(2, 3, 4, 6).float()
+    scheduler = S4SScheduler(tableau=table.to_dict(), prediction_type="sample")
+    scheduler.set_timesteps(table.nfe)
+    x, generator = scheduler.run.prepare(x_T), torch.manual_seed(0)
+    for t in scheduler.timesteps:
+        x = scheduler.step(denoise(x, t), t, x, generator=generator).prev_sample
+    torch.manual_seed(0)
+    z = [torch.randn(x_T.shape) for _ in range(table.draws)]
+    torch.testing.assert_close(x, sample(denoise, table, x_T, z=z), rtol=1e-4, atol=1e-4)
 
 
 WRONG = {
