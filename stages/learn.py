@@ -19,10 +19,11 @@ from s4spipe.learning.pairs import Pairs
 from s4spipe.learning.task import COEFFICIENTS, TIMES, Task, check_history, plain
 from s4spipe.pipeline import resolve, stage
 from s4spipe.pipeline.layout import Cell
-from s4spipe.pipeline.schema import Learner, Params
+from s4spipe.pipeline.schema import FRECHET, Learner, Params
 from s4spipe.runtime import distributed
 from s4spipe.runtime.files import write_json, write_text
 from s4spipe.runtime.scratch import Scratch, fingerprint, signature
+from s4spipe.sampling.loop import sample
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.sampling.tableau.basis import PLAIN, Basis
 from s4spipe.sampling.tableau.lists import load_all
@@ -37,30 +38,23 @@ def main(params: Params, folder: str, name: str, nfe: int) -> None:
     denoiser = stage.load_model(params, channels_last=settings.optimizer == "gauss_newton")
     training = Pairs.load(places.pairs("train"), denoiser.device, settings.pairs)
     validation = Pairs.load(places.pairs("validation"), denoiser.device, settings.validation_pairs)
-    sees = settings.distance in ("perceptual", "frechet") or settings.reward
+    without = settings.optimizer in ("search", "evolution")  # gradients; a reward is then guarded
+    sees = settings.distance in (*distance.PERCEPTUAL, FRECHET) or (without and settings.reward)
     seeing = params.perceptual if sees else None
     net: Any = stage.features_network(params, "perceptual", denoiser.device) if seeing else None
-    by_pairs = "l2" if settings.distance == "frechet" else settings.distance
-    distance_fn = distance.build(by_pairs, net, denoiser.decode)
-    trial = training.take(torch.arange(min(starts.TRIAL_PAIRS, len(training))))
     micro_batch_size = params.run.micro_batch_size
-
-    def loss(table: Tableau) -> float:
-        return gauss_newton.mean_distance(table, denoiser, trial, distance_fn, micro_batch_size)
-
-    candidates = load_all(places.starts(cell))
-    starts.check_noise(candidates, denoiser.noise_schedule)
-    if settings.late is False:
-        candidates = starts.early(candidates, name)
-    start = starts.choose(candidates, loss)
+    trial = objective.Samples(denoiser, training.take(torch.arange(min(starts.TRIAL_PAIRS, len(training)))),
+                              micro_batch_size)  # fmt: skip
+    start, distance_fn = start_of(settings, load_all(places.starts(cell)), trial, net, name)
     files = [params.model.weights, places.starts(cell), places.pairs("train"), places.pairs("validation")]
     files += [seeing.weights] if seeing else []
     files += stage.reward_files(settings.reward)
     model, block = dataclasses.asdict(stage.model_settings(params)), settings.model_dump(exclude_none=True)
-    scratch = Scratch(fingerprint(name, nfe, block, model, whitening.PAIRS, files=tuple(files)))
+    eyes = seeing.model_dump() if seeing else {}
+    scratch = Scratch(fingerprint(name, nfe, block, eyes, model, whitening.PAIRS, files=tuple(files)))
     streams = [objective.Samples(denoiser, pairs, micro_batch_size) for pairs in (training, validation)]
     objectives = []
-    if settings.optimizer in ("search", "evolution"):
+    if without:
         objectives = objectives_of(params, name, streams, distance_fn, net, start)
     about: dict[str, Any] = {}
     lines: list[dict[str, Any]] = []
@@ -111,6 +105,25 @@ def main(params: Params, folder: str, name: str, nfe: int) -> None:
     scratch.clear()
 
 
+def start_of(
+    settings: Learner, candidates: Sequence[Tableau], trial: objective.Samples, net: Any, name: str
+) -> tuple[Tableau, distance.Distance]:
+    """The best of the candidates on the trial pairs, and the distance to learn by, which may be in units of its."""
+    denoiser, pairs = trial.denoiser, trial.pairs
+    distance_fn = distance.build("l2" if settings.distance == FRECHET else settings.distance, net, denoiser.decode)
+    starts.check_noise(candidates, denoiser.noise_schedule)
+    if settings.late is False:
+        candidates = starts.early(candidates, name)
+    start = starts.choose(candidates, lambda table: gauss_newton.mean_distance(table, denoiser, pairs, distance_fn,
+                                                                              trial.size))  # fmt: skip
+    if settings.distance in distance.ROBUST:
+        residuals = [distance.seen_by(net, denoiser.decode), distance.pixels]
+        with torch.no_grad():
+            ends = sample(denoiser, start, pairs.x_T, pairs.condition)
+        distance_fn = distance.robust(residuals[: 1 + (settings.distance == "mixed")], ends, pairs.x_0)
+    return start, distance_fn
+
+
 def objectives_of(
     params: Params,
     name: str,
@@ -121,7 +134,7 @@ def objectives_of(
 ) -> list[search.Objective]:
     """What a search or an evolution minimises on each of these samples."""
     settings, denoiser = resolve.learner(params, name), streams[0].denoiser
-    if not settings.reward and settings.distance != "frechet":
+    if not settings.reward and settings.distance != FRECHET:
         return [objective.Imitation(samples, by_pairs) for samples in streams]
     if not settings.reward:
         return [objective.Frechet(samples, lambda x: [net.embed(denoiser.decode(x))], start) for samples in streams]

@@ -78,7 +78,7 @@ def test_features_are_those_of_the_network_on_images_from_minus_1_to_1(load, ima
     real = real_images.read(str(tmp_path / "real.npy"), net, CPU)
     np.testing.assert_allclose(real["features"], expected, rtol=1e-4, atol=1e-5)
     apart = (expected - expected.flip(0)).square().sum(1)
-    torch.testing.assert_close(net.distance(x, x.flip(0)), apart)
+    torch.testing.assert_close(net.residual(x, x.flip(0)).square().sum(1), apart)
     assert load("Given").net.weights == "w.bin"
 
 
@@ -86,10 +86,10 @@ def test_the_distance_can_be_differentiated(load):
     net = load("Net")
     torch.manual_seed(0)
     x, y = ((torch.rand(2, 3, 6, 6) - 0.5).requires_grad_(), torch.rand(2, 3, 6, 6))
-    (slope,) = torch.autograd.grad(net.distance(x, y).sum(), x)
+    (slope,) = torch.autograd.grad(net.residual(x, y).square().sum(), x)
     step = torch.randn_like(x)
     with torch.no_grad():
-        ahead, behind = (net.distance(x + h * step, y).sum() for h in (1e-2, -1e-2))
+        ahead, behind = (net.residual(x + h * step, y).square().sum() for h in (1e-2, -1e-2))
     torch.testing.assert_close((slope * step).sum(), (ahead - behind) / 2e-2, rtol=1e-2, atol=1e-4)
 
 

@@ -15,6 +15,7 @@ from support.problems import NOISES
 from s4spipe.commands.cli import main
 from s4spipe.pipeline import layout
 from s4spipe.pipeline.layout import Cell
+from s4spipe.sampling.tableau.lists import save_all
 from s4spipe.solvers import registry, timesteps
 
 
@@ -86,6 +87,18 @@ def test_two_solvers_are_compared(project):
     assert "largest difference" not in call("compare", "a.json", "c.json")
     same = call("compare", "b.json", "b.json")
     assert "0 in W, 0 in c" in same
+
+
+def test_a_solver_is_taken_from_a_file_with_several(project):
+    tables = [registry.make("ddim", "edm", NOISES["ve"], nfe) for nfe in (3, 4, 4)]
+    save_all(project / "several.json", tables)
+    assert "3 evaluations" in call("show", "several.json", "--nfe", "3")
+    for more in ([], ["--nfe", "4"], ["--nfe", "5"]):
+        assert "has solvers with 3, 4, 4 evaluations" in call("show", "several.json", *more, code=1)
+    call("sample", "several.json", "of3.png", "--count", "2", "--nfe", "3")
+    tables[0].save(project / "of3.json")
+    call("sample", "of3.json", "alone.png", "--count", "2")
+    assert (project / "of3.png").read_bytes() == (project / "alone.png").read_bytes()
 
 
 def test_a_sheet_is_sampled_without_dvc(project):

@@ -38,6 +38,41 @@ def test_values_of_the_pixel_distances():
     assert distance.pseudo_huber(x, y).item() == pytest.approx((4 + 0.00108**2) ** 0.5 - 0.00108)
 
 
+def images():
+    return digits.images()[0][:20], digits.images()[0][20:40]
+
+
+def test_the_perceptual_distance_is_lpips_over_the_layers(net):
+    x, y = images()
+    expected = torch.zeros(len(x))
+    for a, b in zip(*(net.maps((z.clamp(-1, 1) + 1) * 127.5) for z in (x, y)), strict=True):
+        a, b = (maps / maps.norm(dim=1, keepdim=True) for maps in (a, b))
+        expected += (a - b).square().sum(1).mean(dim=(1, 2))
+    torch.testing.assert_close(distance.build("perceptual", net)(x, y), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_robust_distances_are_huber_of_what_is_scaled_at_the_start(net):
+    seen, (x, y) = distance.seen_by(net, lambda x: x), images()
+    norms = [residual(x, y).norm(dim=1) for residual in (seen, distance.pixels)]
+    parts = [norm / norm.mean() for norm in norms]
+    c = distance.ROUNDED
+    alone, both = distance.robust([seen], x, y), distance.robust([seen, distance.pixels], x, y)
+    torch.testing.assert_close(alone(x, y), (parts[0] ** 2 + c**2).sqrt() - c)
+    torch.testing.assert_close(both(x, y), (parts[0] ** 2 + parts[1] ** 2 + c**2).sqrt() - c)
+    assert alone(x, x).abs().max() == 0
+
+
+def test_a_part_without_any_difference_at_the_start_counts_as_it_is(net):
+    x, y = images()
+    same = distance.robust([lambda x, y: 0 * distance.pixels(x, y), distance.pixels], x, y)
+    torch.testing.assert_close(same(x, y), distance.robust([distance.pixels], x, y)(x, y))
+
+
+@pytest.mark.parametrize("name", distance.ROBUST)
+def test_the_start_of_a_robust_distance_is_chosen_by_pixels(name):
+    assert distance.build(name) is distance.pseudo_huber
+
+
 def test_an_unknown_distance_is_told():
     with pytest.raises(UserError, match="'perceptual'"):
         distance.build("perceptial")

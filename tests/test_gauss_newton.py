@@ -15,6 +15,13 @@ from s4spipe.solvers import registry, timesteps
 ALL = (COEFFICIENTS, TIMES)
 STARTS = {"lms": "ipndm", "gs": "dpmpp_3m", "bns": "dpmpp_3m", "pc": "unipc_bh2", "dss": "euler", "fixed": "ipndm_afs",
           "free": "dpmpp_3m"}  # fmt: skip
+SEEN = distance.Distance(lambda x, y: features(x) - features(y), lambda r: r.square().sum(1))  # by a network
+
+
+def features(x):
+    """Features that do not tell all samples apart."""
+    mixed = torch.randn(x.shape[1], 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    return torch.sin(0.5 * x.double() @ mixed)
 
 
 def make(family, nfe=4):
@@ -50,7 +57,7 @@ def by_reverse_mode(parameters, net, some):
     return samples(*values), torch.cat([j.reshape(*some.x_0.shape, -1).movedim(-1, 0) for j in exact])
 
 
-@pytest.mark.parametrize("distance_fn", [distance.l2, distance.pseudo_huber])
+@pytest.mark.parametrize("distance_fn", [distance.l2, distance.pseudo_huber, SEEN])
 @pytest.mark.parametrize("family", STARTS)
 def test_loss_and_slope_are_those_of_reverse_mode(family, distance_fn):
     net, student = Net(), shaken(make(family))
@@ -78,6 +85,27 @@ def test_the_curvature_is_gauss_newtons_on_average(distance_fn, weight, monkeypa
     mean = torch.stack(drawn).mean(0)
     assert (mean - exact).norm() < 0.1 * exact.norm()
     assert (drawn[0] - exact).norm() > 2 * (mean - exact).norm()  # one draw is further away
+
+
+def test_the_curvature_is_that_of_what_a_network_sees(monkeypatch):
+    net, parameters = Net(), newton.Parameters(shaken(make("lms")), ALL)
+    some = pairs(7, 1, net)
+    end, jacobian = by_reverse_mode(parameters, net, some)
+    by_end = torch.stack([torch.autograd.functional.jacobian(features, x[None])[0, :, 0] for x in end.detach()])
+    seen = torch.einsum("bfd,pbd->pbf", by_end, jacobian.flatten(2))
+    exact = 2 * torch.einsum("pbf,qbf->pq", seen, seen) / len(some)
+    problem, by_parameters = newton.Problem(parameters, net, SEEN, 50), parameters.jacobian()
+    monkeypatch.setattr(parameters, "jacobian", lambda: by_parameters)
+    mean = torch.stack([problem.linearised(some, number)[2] for number in range(400)]).mean(0)
+    assert (mean - exact).norm() < 0.1 * exact.norm()
+
+
+def test_a_fit_by_what_a_network_sees_comes_closer_in_that(tmp_path):
+    net, seen = Net(), distance.robust([SEEN.residual], torch.ones(2, 4), torch.zeros(2, 4))
+    unseen, student = pairs(200, 7, net), make("lms", nfe=3)
+    start = newton.mean_distance(student(), net, unseen, seen, 100)
+    learn(student, tmp_path, distance_fn=seen)
+    assert newton.mean_distance(student(), net, unseen, seen, 100) < 0.8 * start
 
 
 def test_probes_are_a_pairs_own():

@@ -167,7 +167,6 @@ def test_options_are_for_the_families_that_have_them(family, option):
 @pytest.mark.parametrize(
     ("block", "key"),
     [
-        ({"radius": 0.0, "distance": "perceptual", "learns": "joint"}, "optimizer"),
         ({"radius": 0.1, "learns": "joint"}, "optimizer"),
         ({"radius": 0.0, "learns": "alternating"}, "learns"),
     ],

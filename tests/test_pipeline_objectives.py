@@ -1,4 +1,4 @@
-"""The real pipeline, at a tiny size, with learners without gradients, and with rewards."""
+"""The real pipeline, at a tiny size, with learners without gradients, by what a network sees, and with rewards."""
 
 import json
 
@@ -11,11 +11,14 @@ pytestmark = pytest.mark.slow
 
 REWARD = {"network": "digits", "weights": "models/perceptual.safetensors"}
 WITHOUT = {"learns": "joint", "distance": "frechet", "radius": 0.0, "batch_size": 3, "epochs": 2}
+NEWTON = {"learns": "joint", "optimizer": "gauss_newton", "radius": 0.0, "batch_size": 20, "epochs": 1}
 LEARNERS = {
     "usf": {**WITHOUT, "family": "genome", "optimizer": "search"},
     "autodiffusion": {**WITHOUT, "family": "fixed", "optimizer": "search", "learns": "times"},
     "evolved": {**WITHOUT, "family": "gs", "optimizer": "evolution", "reward": REWARD},
     "adasde": {**WITHOUT, "family": "adasde", "optimizer": "evolution"},
+    "mixed": {**NEWTON, "family": "free", "distance": "mixed"},
+    "seeing": {**NEWTON, "family": "gs", "distance": "perceptual_huber"},
     "rewarded": {"family": "bezier", "learns": "joint", "radius": 0.0, "epochs": 1, "reward": REWARD},
 }
 START = {"solver": "dpmpp_3m", "schedules": ["edm"], "skip": []}

@@ -32,7 +32,7 @@ def test_images_of_any_size_have_features_of_their_own_each(channels, height, wi
     assert seen.isfinite().all()
     torch.testing.assert_close(net.embed(x[1:2]), seen[1:2], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(net((x + 1) * 127.5), seen, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(net.distance(x, x.flip(0))[1], torch.tensor(0.0), rtol=0, atol=1e-8)
+    torch.testing.assert_close(net.residual(x, x.flip(0))[1].norm(), torch.tensor(0.0), rtol=0, atol=1e-8)
 
 
 def test_what_is_no_image_is_projected():

@@ -2,7 +2,8 @@
 
 Run as `PYTHONPATH=../.. python -m benchmarks.rivals.eyes photos 1` in this folder, which holds the pairs of that seed
 (`dvc repro -s pairs@photos-1`). It prints the distance to the teacher's samples by the judge's network, after the fit
-of `free` and after its refinement. Alone, only the network that is minimised says which step is kept.
+of `free` and after its refinement. Alone, only the network that is minimised says which step is kept. With `--seeing`,
+each fit is by what the network sees of pairs (`perceptual_huber`), and its refinement has random features beside.
 """
 
 from collections.abc import Callable
@@ -19,8 +20,9 @@ from benchmarks.rivals.problems import mixture, photos
 from benchmarks.rivals.problems.problem import FeatureFn, Problem
 from s4spipe.features.base import frechet
 from s4spipe.features.digits import DigitFeatures, to_255
-from s4spipe.features.random import RandomFeatures
+from s4spipe.features.random import BESIDE, RandomFeatures
 from s4spipe.learning import refinement
+from s4spipe.learning.families import Family
 from s4spipe.learning.gauss_newton import Parameters
 from s4spipe.learning.pairs import Pairs
 from s4spipe.learning.task import COEFFICIENTS, TIMES
@@ -37,7 +39,8 @@ STEPS, BATCH_SIZE, SEED = 100, 100, 3  # training of the poor classifiers; the g
 @click.argument("name", type=click.Choice(["digits", "photos", "mixture"]))
 @click.argument("seed", type=int)
 @click.option("--nfe", default="3,4,5,6", show_default=True, help="Evaluations, with commas between.")
-def main(name: str, seed: int, nfe: str) -> None:
+@click.option("--seeing", is_flag=True, help="Fit by what each network sees, too.")
+def main(name: str, seed: int, nfe: str, seeing: bool) -> None:
     settings, problem = params.load(), Problem(name, CPU)
     folder, block = f"pairs/{name}-{seed}", settings["rows"]["free"]
     training = Pairs.load(f"{folder}/train.safetensors", CPU, settings["pairs"])
@@ -48,25 +51,43 @@ def main(name: str, seed: int, nfe: str) -> None:
         own = sampling.samples(problem, table, Noises("sample", seed, len(exact))).x_0
         return frechet.distance_and_slope(problem.judge(own).double(), goal)[0]
 
-    chance = RandomFeatures()
+    chance, second = RandomFeatures(), RandomFeatures(BESIDE)
+
+    def beside(x: Tensor) -> Tensor:
+        return second.embed(problem.denoiser.decode(x))
+
     networks = {
         "good": problem.seen,
         "poor": poor(problem),
         "random": lambda x: chance.embed(problem.denoiser.decode(x)),
     }
-    click.echo(f"| model | NFE | fit | {' | '.join(f'{net} alone | {net}' for net in networks)} |")
+    heads = "{net}: fit by it | refined" if seeing else "{net} alone | {net}"
+    click.echo(f"| model | NFE | fit | {' | '.join(heads.format(net=net) for net in networks)} |")
     click.echo("|---|" + "--:|" * (2 + 2 * len(networks)))
     for evaluations in map(int, nfe.split(",")):
         cell = rows.Cell(problem, evaluations, seed, 0, training, validation, Scratch(Path(".s4spipe/eyes")))
-        student, _ = rows.free_fit(cell, block)
+
+        def fitted(cell: rows.Cell = cell, **more: FeatureFn) -> tuple[Family, float]:
+            cell.scratch.clear()
+            student, _ = rows.free_fit(cell, block | more)
+            return student, judged(student())
+
+        def refined(student: Family, *nets: FeatureFn, cell: rows.Cell = cell) -> float:
+            cell.scratch.clear()
+            refinement.refine(cell.task(student), lambda x: [net(x) for net in nets], block["refine"])
+            return judged(student())
+
+        student, distance = fitted()
         parameters = Parameters(student, (COEFFICIENTS, TIMES))
-        fitted, found = parameters.get(), [judged(student())]
+        begun, found = parameters.get(), [distance]
         for net in networks.values():
-            for feature_fn in (lambda x, net=net: [net(x)], lambda x, net=net: rows.with_random(problem, net, x)):
-                parameters.put(fitted)
-                cell.scratch.clear()
-                refinement.refine(cell.task(student), feature_fn, block["refine"])
-                found.append(judged(student()))
+            if seeing:
+                other, distance = fitted(seeing=net)
+                found += [distance, refined(other, net, beside)]
+                continue
+            for nets in ((net,), (net, beside)):
+                parameters.put(begun)
+                found.append(refined(student, *nets))
         cell.scratch.clear()
         click.echo(f"| {name} | {evaluations} | " + " | ".join(f"{distance:.3g}" for distance in found) + " |")
 

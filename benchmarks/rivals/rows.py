@@ -182,10 +182,18 @@ def newton(cell: Cell, students: Sequence[Family], settings: dict[str, Any]) -> 
     trial, denoiser = cell.training.take(torch.arange(starts.TRIAL_PAIRS)), cell.problem.denoiser
     student = min(students, key=lambda s: gauss_newton.mean_distance(s(), denoiser, trial, DISTANCE, MICRO_BATCH_SIZE))
     basis = frequency.bands(cell.training.x_0) if settings.get("bands") else PLAIN
-    fit = partial(gauss_newton.fit, learns=(COEFFICIENTS, TIMES), distance=DISTANCE, batch_size=NEWTON_BATCH_SIZE,
+    metric = by_features(cell, settings["seeing"], student(), trial) if "seeing" in settings else DISTANCE
+    fit = partial(gauss_newton.fit, learns=(COEFFICIENTS, TIMES), distance=metric, batch_size=NEWTON_BATCH_SIZE,
                   steps=settings.get("steps", NEWTON_STEPS))  # fmt: skip
     student, history = gauss_newton.widened(cell.task(student), basis, fit)
     return student, len(students) * starts.TRIAL_PAIRS * cell.nfe + history[-1]["evaluations"]
+
+
+def by_features(cell: Cell, feature_fn: FeatureFn, start: Tableau, pairs: Pairs) -> distance.Distance:
+    """The pipeline's distance `perceptual_huber`, by a network's features."""
+    with torch.no_grad():
+        ends = sample(cell.problem.denoiser, start, pairs.x_T, pairs.condition)
+    return distance.robust([lambda x, y: feature_fn(x) - feature_fn(y)], ends, pairs.x_0)
 
 
 def fitted(cell: Cell, settings: dict[str, Any]) -> tuple[Tableau, Cost]:

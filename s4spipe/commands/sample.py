@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 import torch
 
+from s4spipe.commands import terminal
 from s4spipe.pipeline import params as parameters
 from s4spipe.pipeline import stage
 from s4spipe.pipeline.schema import Params
@@ -19,11 +20,12 @@ from s4spipe.sampling.tableau import Tableau
 @click.argument("sheet", type=click.Path(path_type=Path))
 @click.option("--count", default=10, show_default=True, type=click.IntRange(1, 100), help="Number of images.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
-def sample(solver: Path, sheet: Path, count: int, seed: int) -> None:
+@terminal.nfe_option
+def sample(solver: Path, sheet: Path, count: int, seed: int, nfe: int | None) -> None:
     """Sample with a solver's file, without DVC, and write a PNG of images from the model in params.yaml."""
     if sheet.suffix != ".png":
         raise UserError(f"{sheet}: the sheet is a PNG; give it a name that ends in .png")
-    seconds = write(parameters.load(), Tableau.load(solver), Noises("sample", seed, count), sheet)
+    seconds = write(parameters.load(), Tableau.load(solver, nfe), Noises("sample", seed, count), sheet)
     click.echo(f"{sheet}: {count} images in {seconds:.1f} s")
 
 

@@ -18,9 +18,10 @@ LONG = 8  # longer lists of numbers in a solver's meta are not shown
 
 @click.command()
 @click.argument("solver", type=click.Path(path_type=Path))
-def show(solver: Path) -> None:
+@terminal.nfe_option
+def show(solver: Path, nfe: int | None) -> None:
     """Show a solver's file: its times, its weights, its origin and, in a run, what was measured."""
-    click.echo(describe(terminal.load(solver), terminal.width()))
+    click.echo(describe(terminal.load(solver, nfe), terminal.width()))
 
 
 def describe(table: Tableau, width: int = 100) -> str:

@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import click
 from ruamel.yaml import YAML
 from torch import Tensor
 
@@ -19,13 +20,18 @@ from s4spipe.sampling.tableau import Tableau
 
 NARROWEST = 20  # characters: for an indentation and a number
 
+nfe_option = click.option(
+    "--nfe", type=click.IntRange(1), help="Evaluations of the solver to take from a file that has several."
+)
 
-def load(solver: Path) -> Tableau:
-    """A solver from its file. If the file is in a run, its meta includes what was measured, as `measured`.
+
+def load(solver: Path, nfe: int | None = None) -> Tableau:
+    """A solver from its file, or one with `nfe` evaluations from a file with several. If the file is in a run, its meta
+    includes what was measured, as `measured`.
 
     Raises UserError for any other file.
     """
-    table, found = Tableau.load(solver), layout.cell_of(solver)
+    table, found = Tableau.load(solver, nfe), layout.cell_of(solver)
     if found is None:
         return table
     places, cell = found

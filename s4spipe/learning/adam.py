@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from s4spipe.learning import relaxed
-from s4spipe.learning.distance import DistanceFn
+from s4spipe.learning.distance import Distance
 from s4spipe.learning.pairs import Pairs, batches
 from s4spipe.learning.task import COEFFICIENTS, TIMES, Task, in_micro_batches, kind
 from s4spipe.learning.whitening import Whitened
@@ -92,7 +92,7 @@ def joint(epochs: int, warmup_epochs: int) -> list[Phase]:
 
 
 def fit(
-    task: Task, phases: Sequence[Phase], distance: DistanceFn, adam: Adam, reward: Reward | None = None
+    task: Task, phases: Sequence[Phase], distance: Distance, adam: Adam, reward: Reward | None = None
 ) -> list[dict]:
     """Learn the student in place, and leave it at the parameters that are best on the validation pairs.
 

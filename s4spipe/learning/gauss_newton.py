@@ -2,10 +2,10 @@
 dozen steps achieve what takes first-order methods thousands.
 
 The distance of a pair is a function of ||r||^2, where r is the difference between the student's sample and the
-teacher's. So its Gauss-Newton curvature in the parameters is w J^T J, with J the derivatives of the sample and
-w = 2 d distance / d ||r||^2. J itself is never computed. For a random v with independent standard normal entries,
-E (v^T J)^T (v^T J) = J^T J, and v^T J is a single backward pass, whatever the number of parameters. So a step costs as
-much as five passes through the solver.
+teacher's, or what a network sees of it. So its Gauss-Newton curvature in the parameters is w J^T J, with J the
+derivatives of r and w = 2 d distance / d ||r||^2. J itself is never computed. For a random v with independent standard
+normal entries, E (v^T J)^T (v^T J) = J^T J, and v^T J is a single backward pass, whatever the number of parameters. So
+a step costs as much as five passes through the solver.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from s4spipe.learning import adjoint
-from s4spipe.learning.distance import DistanceFn
+from s4spipe.learning.distance import Distance, DistanceFn
 from s4spipe.learning.families import Banded, Family
 from s4spipe.learning.pairs import Pairs, batches
 from s4spipe.learning.task import Task, kind
@@ -111,7 +111,7 @@ class Problem:
 
     parameters: Parameters
     denoiser: Callable
-    distance: DistanceFn
+    distance: Distance
     micro_batch_size: int
 
     @property
@@ -134,13 +134,14 @@ class Problem:
             path = adjoint.run(self.denoiser, table, some.x_T, some.condition)
             end = path.end.detach().requires_grad_()
             with torch.enable_grad():
-                distances = self.distance(end, some.x_0)
-            (by_end,) = torch.autograd.grad(distances.sum(), end)
-            residual = end.detach() - some.x_0
-            weight = by_end.flatten(1).norm(dim=1) / residual.flatten(1).norm(dim=1).clamp(min=1e-30)
-            root = (weight / PROBES).sqrt().view(-1, *[1] * (end.ndim - 1))
-            outputs = torch.stack([by_end, *(root * probe(number, index, end, k) for k in range(PROBES))])
-            by_entries = adjoint.derivatives(self.denoiser, table, path, outputs, some.condition)
+                residual = self.distance.residual(end, some.x_0)
+                distances = self.distance.of(residual)
+            (by_residual,) = torch.autograd.grad(distances.sum(), residual, retain_graph=True)
+            weight = by_residual.norm(dim=1) / residual.detach().norm(dim=1).clamp(min=1e-30)
+            root = (weight / PROBES).sqrt()[:, None]
+            outputs = [by_residual, *(root * probe(number, index, residual.detach(), k) for k in range(PROBES))]
+            by_end = [torch.autograd.grad(residual, end, output, retain_graph=True)[0] for output in outputs]
+            by_entries = adjoint.derivatives(self.denoiser, table, path, torch.stack(by_end), some.condition)
             rows = by_entries.cpu().double() @ by_parameters
             loss += distances.detach().sum().item()
             slope += rows[0].sum(0)
@@ -150,11 +151,10 @@ class Problem:
         return total.item(), slope, curvature.view(count, count)
 
 
-def fit(task: Task, learns: tuple[str, ...], distance: DistanceFn, batch_size: int, steps: int) -> list[dict]:
+def fit(task: Task, learns: tuple[str, ...], distance: Distance, batch_size: int, steps: int) -> list[dict]:
     """Learn the student in place, and leave it at the parameters that are best on the validation pairs.
 
-    This minimises the mean `distance` between the student's samples and the teacher's; it must be l2 or pseudo_huber,
-    functions of the norm of the difference. See `minimise`.
+    This minimises the mean `distance` between the student's samples and the teacher's. See `minimise`.
     """
     problem = Problem(Parameters(task.student, learns), task.denoiser, distance, task.micro_batch_size)
     return minimise(problem, task, batch_size, steps)

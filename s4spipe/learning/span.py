@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from s4spipe.learning import gauss_newton, starts
-from s4spipe.learning.distance import DistanceFn
+from s4spipe.learning.distance import Distance
 from s4spipe.learning.families import Family
 from s4spipe.learning.families.base import check_start
 from s4spipe.learning.gauss_newton import Parameters, Problem
@@ -180,7 +180,7 @@ def _geometric(losses: Sequence[float]) -> float:
     return math.exp(sum(math.log(max(loss, 1e-300)) for loss in losses) / len(losses))
 
 
-def fit(span: Span, task: Task, distance: DistanceFn, batch_size: int, steps: int) -> list[dict[str, Any]]:
+def fit(span: Span, task: Task, distance: Distance, batch_size: int, steps: int) -> list[dict[str, Any]]:
     """Learn a span in place, by Gauss-Newton steps (see `gauss_newton.minimise`).
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from s4spipe.learning import adjoint
-from s4spipe.learning.distance import DistanceFn
+from s4spipe.learning.distance import Distance
 from s4spipe.learning.gauss_newton import PROBES, Parameters, Problem
 from s4spipe.learning.task import COEFFICIENTS, Task, kind
 
@@ -30,7 +30,7 @@ class Whitened:
         v: [P], float64.
     """
 
-    def __init__(self, task: Task, distance: DistanceFn, batch_size: int):
+    def __init__(self, task: Task, distance: Distance, batch_size: int):
         self.task = task
         self.parameters = Parameters(task.student, (COEFFICIENTS,))
         size = min(task.micro_batch_size, batch_size)  # no more memory than learning takes
@@ -39,7 +39,7 @@ class Whitened:
         self.v = nn.Parameter(torch.zeros_like(self.start))
 
     @classmethod
-    def of(cls, task: Task, distance: DistanceFn, batch_size: int) -> "Whitened | None":
+    def of(cls, task: Task, distance: Distance, batch_size: int) -> "Whitened | None":
         """None for a student without coefficients."""
         has = any(kind(name) == COEFFICIENTS for name, _ in task.student.named_parameters())
         return cls(task, distance, batch_size) if has else None

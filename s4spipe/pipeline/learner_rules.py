@@ -1,7 +1,7 @@
 """The rules of a learner's block in params.yaml, and of a reward's, that join two of its keys."""
 
 from s4spipe.learning import families
-from s4spipe.learning.distance import DISTANCES
+from s4spipe.learning.distance import DISTANCES, PERCEPTUAL
 from s4spipe.pipeline.layout import NONE
 from s4spipe.pipeline.render import flow
 from s4spipe.pipeline.schema import GENOME, Learner, Reward, Start
@@ -53,9 +53,8 @@ def check_learner(key: str, learner: Learner) -> None:
         raise UserError(f"{key}.warmup_epochs: a warm-up is of the steps alone, which the family free does not have; "
                         "make it 0")  # fmt: skip
     if learner.optimizer == "gauss_newton":
-        if learner.distance == "perceptual" or learner.radius > 0:
-            raise UserError(f"{key}.optimizer: gauss_newton needs the distance l2 or pseudo_huber and the radius 0, "
-                            f"got {learner.distance} and {learner.radius:g}")  # fmt: skip
+        if learner.radius > 0:
+            raise UserError(f"{key}.optimizer: gauss_newton needs the radius 0, got {learner.radius:g}")
         if learner.learns == "alternating":
             raise UserError(f"{key}.learns: gauss_newton cannot alternate; make it coefficients, times or joint")
 
@@ -87,6 +86,10 @@ def check_spanning(key: str, learner: Learner, start: Start) -> None:
     for name, must in wanted.items():
         if (got := getattr(learner, name)) != must:
             raise UserError(f"{key}.{name}: must be {must} for a solver in `spanning`, got {got}")
+    if learner.distance in PERCEPTUAL:
+        raise UserError(
+            f"{key}.distance: must be l2 or pseudo_huber for a solver in `spanning`, got {learner.distance}"
+        )
     if learner.late is False:
         raise UserError(f"{key}.late: must be left out for a solver in `spanning`, got false")
     if start.skip and 0.0 not in start.skip:

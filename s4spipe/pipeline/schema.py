@@ -163,7 +163,7 @@ class Learner(Block):
         0.5, "how far a network time may be from its step, as a fraction of the smallest step"
     )
     distance: Annotated[str, one_of("distance", (*DISTANCES, FRECHET))] = key(
-        "pseudo_huber", "l2, pseudo_huber, perceptual; frechet, for the optimizers search and evolution"
+        "pseudo_huber", "l2, pseudo_huber, perceptual, perceptual_huber, mixed; frechet for search and evolution"
     )
     pairs: Count = key(600)
     validation_pairs: Count = key(300)

@@ -228,22 +228,21 @@ def build(
     """
     t = _steps(noise, t)
     solver, order, afs = parse(name)
-    if needs_statistics(name) and statistics is None:
-        raise UserError(f"{name} needs statistics of the model; in the pipeline, statistics_for asks for them")
     first: bool | Tensor = afs
-    if name.endswith(OF_MEAN):
-        assert statistics is not None
-        if statistics.mean is None:
-            raise UserError(f"{name} needs the mean of the model's samples, which these statistics do not have")
-        first = statistics.mean
+    if needs_statistics(name):
+        if statistics is None:
+            raise UserError(f"{name} needs statistics of the model; in the pipeline, statistics_for asks for them")
+        if name.endswith(OF_MEAN):
+            if statistics.mean is None:
+                raise UserError(f"{name} needs the mean of the model's samples, which these statistics do not have")
+            first = statistics.mean
     spent = _most(solver, len(t) - 1) if nfe is None else evals_per_step(name, nfe)
     if len(spent) != len(t) - 1:
         raise UserError(f"{name} with {nfe} evaluations takes {len(spent)} steps, got {len(t) - 1}")
     if sum(spent) == afs:
         raise UserError(f"{name} with a single step would never call the network: give it more steps")
     with torch.device("cpu"):  # as the times, whatever torch's default device is
-        if solver.kind == "statistical":
-            assert statistics is not None
+        if solver.kind == "statistical" and statistics is not None:  # which it has, as it needs them
             net = Trace(noise, sum(spent), first, statistics.basis)
             return net.tableau(solver.make(net, t, order, statistics), t, name, meta)
         if solver.kind == "algorithm":

@@ -15,9 +15,9 @@ class Embedding(nn.Module):
         """Features [B, d] of images in [0, 255], as clean-fid passes them on."""
         return self.embed(images / 127.5 - 1)
 
-    def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """The squared distance [B] between the features of images in [-1, 1]."""
-        return (self.embed(x) - self.embed(y)).square().sum(1)
+    def residual(self, x: Tensor, y: Tensor) -> Tensor:
+        """The difference [B, d] between the features of images in [-1, 1]."""
+        return self.embed(x) - self.embed(y)
 
     @staticmethod
     def resize(image: np.ndarray) -> np.ndarray:

@@ -56,16 +56,19 @@ class DigitFeatures(nn.Module):
                             f"{images.shape[3]}: set perceptual.network to lpips in params.yaml")  # fmt: skip
         return self(to_255(images.float().clamp(-1, 1).mean(1, keepdim=True)))
 
-    def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """The distance [B] of LPIPS over these layers: squared differences of normalised activations.
+    def residual(self, x: Tensor, y: Tensor) -> Tensor:
+        """What LPIPS over these layers is the squared norm of, [B, m]: differences of normalised activations.
 
         It is eq. 1 of Zhang et al. 2018 (arXiv 1801.03924) without the learned channel weights. Images are in [-1, 1].
         """
-        total = torch.zeros(len(x), device=x.device)
-        for a, b in zip(*(self.maps(to_255(image.float())) for image in (x, y)), strict=True):
-            a, b = (maps / (maps.norm(dim=1, keepdim=True) + 1e-8) for maps in (a, b))
-            total = total + (a - b).square().sum(1).mean(dim=(1, 2))
-        return total
+        return torch.cat([a - b for a, b in zip(self._normalised(x), self._normalised(y), strict=True)], 1)
+
+    def _normalised(self, images: Tensor) -> list[Tensor]:
+        """The activations of every layer, each [B, m], each pixel's a vector of length height^-1/2 width^-1/2."""
+        return [
+            (maps / ((maps.norm(dim=1, keepdim=True) + 1e-8) * maps[0, 0].numel() ** 0.5)).flatten(1)
+            for maps in self.maps(to_255(images.float()))
+        ]
 
     @staticmethod
     def resize(image: np.ndarray) -> np.ndarray:

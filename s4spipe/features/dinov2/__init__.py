@@ -40,9 +40,9 @@ class DINOv2(nn.Module):
         resized = interpolate(images, (SIDE, SIDE), mode="bicubic", antialias=True)
         return self((resized.clamp(-1, 1) + 1) * 127.5)
 
-    def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """The squared distance [B] between the features of images in [-1, 1]."""
-        return (self.embed(x) - self.embed(y)).square().sum(1)
+    def residual(self, x: Tensor, y: Tensor) -> Tensor:
+        """The difference [B, d] between the features of images in [-1, 1]."""
+        return self.embed(x) - self.embed(y)
 
     @cached_property
     def resizer(self) -> Any:

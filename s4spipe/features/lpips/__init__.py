@@ -1,6 +1,7 @@
 """LPIPS (Zhang et al. 2018, arXiv 1801.03924) from the package lpips, with its backbone from a local file."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,23 @@ class LPIPS(nn.Module):
         super().__init__()
         self.net = net
 
-    def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """The distance [B] of images [B, 1 or 3, height, width]."""
-        return self.net(*map(enlarged, (x, y))).flatten()
+    def residual(self, x: Tensor, y: Tensor) -> Tensor:
+        """What LPIPS of images [B, 1 or 3, height, width] is the squared norm of, [B, m]: differences of the layers'
+        normalised activations, times the roots of the learned channel weights (eq. 1)."""
+        layers = []
+        for lin, *maps in zip(self.net.lins, *map(self._layers, (x, y)), strict=True):
+            a, b = (seen / (seen.norm(dim=1, keepdim=True) + 1e-10) for seen in maps)
+            weights = lin.model[-1].weight[0]  # [channels, 1, 1], none below 0
+            layers.append(((a - b) * weights.sqrt() / a[0, 0].numel() ** 0.5).flatten(1))
+        return torch.cat(layers, 1)
 
     def embed(self, images: Tensor) -> Tensor:
         """Features [B, sum of channels]: the spatial means of the backbone's layers, for images clipped to [-1, 1]."""
-        seen = self.net.net(self.net.scaling_layer(enlarged(images.clamp(-1, 1))))
-        return torch.cat([layer.mean(dim=(2, 3)) for layer in seen], 1)
+        return torch.cat([layer.mean(dim=(2, 3)) for layer in self._layers(images.clamp(-1, 1))], 1)
+
+    def _layers(self, images: Tensor) -> Sequence[Tensor]:
+        """The backbone's layers, each [B, channels, height, width]."""
+        return self.net.net(self.net.scaling_layer(enlarged(images)))
 
 
 def enlarged(images: Tensor) -> Tensor:

@@ -294,8 +294,8 @@ class Tableau:
             nfe: the evaluations of the solver to read; needed if the file has several solvers.
 
         Raises:
-            UserError: if the file is anything else, or has no solver or several with so many evaluations; the message
-                names the file and the entry.
+            UserError: if the file is anything else, or does not have just one solver with so many evaluations; the
+                message names the file and the entry.
         """
         data, weights = read_json(path), None
         try:
@@ -341,8 +341,7 @@ def one_of(data: Any, weights: Mapping[str, Tensor] | None, nfe: int | None) -> 
     found = [Tableau.from_dict(entry, weights) for entry in (data if several else [data])]
     if nfe is None and not several:
         return found[0]
-    for table in found:
-        if table.nfe == nfe:
-            return table
+    if len(fit := [table for table in found if table.nfe == nfe]) == 1:
+        return fit[0]
     there = ", ".join(str(table.nfe) for table in found)
     raise UserError(f"has solvers with {there} evaluations: choose one of them with nfe, got {shown(nfe)}")
