@@ -2,8 +2,9 @@
 
 Run as `PYTHONPATH=../.. python -m benchmarks.rivals.eyes photos 1` in this folder, which holds the pairs of that seed
 (`dvc repro -s pairs@photos-1`). It prints the distance to the teacher's samples by the judge's network, after the fit
-of `free` and after its refinement. Alone, only the network that is minimised says which step is kept. With `--seeing`,
-each fit is by what the network sees of pairs (`perceptual_huber`), and its refinement has random features beside.
+of `free`, or of `free_bands`, and after its refinement. Alone, only the network that is minimised says which step is
+kept. With `--seeing`, each fit is by what the network sees of pairs (`perceptual_huber`), and its refinement has random
+features beside.
 """
 
 from collections.abc import Callable
@@ -39,11 +40,12 @@ STEPS, BATCH_SIZE, SEED = 100, 100, 3  # training of the poor classifiers; the g
 @click.argument("name", type=click.Choice(["digits", "photos", "mixture"]))
 @click.argument("seed", type=int)
 @click.option("--nfe", default="3,4,5,6", show_default=True, help="Evaluations, with commas between.")
+@click.option("--row", type=click.Choice(["free", "free_bands"]), default="free", show_default=True)
 @click.option("--seeing", is_flag=True, help="Fit by what each network sees, too.")
-def main(name: str, seed: int, nfe: str, seeing: bool) -> None:
+def main(name: str, seed: int, nfe: str, row: str, seeing: bool) -> None:
     settings, problem = params.load(), Problem(name, CPU)
-    folder, block = f"pairs/{name}-{seed}", settings["rows"]["free"]
-    training = Pairs.load(f"{folder}/train.safetensors", CPU, settings["pairs"])
+    folder, block = f"pairs/{name}-{seed}", settings["rows"][row]
+    training = Pairs.load(f"{folder}/train.safetensors", CPU, block.get("pairs", settings["pairs"]))
     validation, exact = (Pairs.load(f"{folder}/{stream}.safetensors", CPU) for stream in ("validation", "sample"))
     goal = frechet.statistics(problem.judge(exact.x_0).double())
 
