@@ -112,6 +112,22 @@ def test_moved_noises_stay_in_their_ball_and_lower_the_training_loss(tmp_path):
     assert sum(row["moves"] for row in state["history"]) > 0
 
 
+def test_noises_move_by_the_gradient_in_units_of_sigma_T(tmp_path):
+    """A step's length is 12 / len(t) sigma_T^2 times the gradient, in the units of the state."""
+    student, _ = learn(adam.s4s(1), tmp_path, radius=0.5, rate=1e-12)  # the coefficients stay
+    net, some = Net(), pairs(60, 1, Net())
+    x_T = some.x_T.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(distance.l2(sample(net, student(), x_T), some.x_0).sum(), x_T)
+    steps = -12 / len(student.t) * NOISE.sigma_T**2 * slope
+    limit = NOISE.sigma_T * relaxed.radius(0.5, 3, 9)
+    expected = relaxed.project(some.x_T + steps, some.x_T, limit)
+    moved = Scratch(tmp_path).load("fit")["moved"]
+    went = (moved != some.x_T).any(1)
+    assert went.sum() > 10
+    assert (steps.norm(dim=1) > limit).any()
+    torch.testing.assert_close(moved[went], expected[went], rtol=1e-4, atol=1e-6)
+
+
 def test_without_a_radius_no_noise_moves(tmp_path):
     learn(adam.s4s(1), tmp_path)
     assert torch.equal(Scratch(tmp_path).load("fit")["moved"], pairs(60, 1, Net()).x_T)

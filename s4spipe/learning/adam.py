@@ -124,8 +124,8 @@ def fit(
     groups = [{"params": [p], "name": name} for name, p in moving.items()]
     optimizer = torch.optim.Adam(groups, adam.learning_rate)  # one group per parameter, for separate rates
     everything = parameters | moving
-    unit = student.noise.sigma_T
-    limit = unit * relaxed.radius(adam.radius, training.x_T[0].numel(), student.parameter_count)
+    sigma_T, unit = student.noise.sigma_T, 1.0
+    limit = sigma_T * relaxed.radius(adam.radius, training.x_T[0].numel(), student.parameter_count)
     epochs = [phase.learns for phase in phases for _ in range(phase.epochs)]
     firsts = set(accumulate((phase.epochs for phase in phases), initial=0))
 
@@ -209,7 +209,7 @@ def fit(
             ends.append(clone())
             if limit > 0 and len(own):
                 assert x_T.grad is not None
-                step = state["rate"] * unit**2 * x_T.grad
+                step = state["rate"] * sigma_T**2 * x_T.grad
                 proposal = relaxed.project(x_T.detach() - step, training.x_T[own], limit)
                 with torch.no_grad():
                     micro_batches = in_micro_batches(own, proposal, task.micro_batch_size)
