@@ -45,7 +45,8 @@ def main(params: Params, folder: str, name: str, nfe: int) -> None:
     micro_batch_size = params.run.micro_batch_size
     trial = objective.Samples(denoiser, training.take(torch.arange(min(starts.TRIAL_PAIRS, len(training)))),
                               micro_batch_size)  # fmt: skip
-    start, distance_fn = start_of(settings, load_all(places.starts(cell)), trial, net, name)
+    m = None if settings.mean == "none" else starts.mean(training.x_0, settings.mean, denoiser.frequencies)
+    start, distance_fn = start_of(settings, load_all(places.starts(cell)), trial, net, name, m)
     files = [params.model.weights, places.starts(cell), places.pairs("train"), places.pairs("validation")]
     files += [seeing.weights] if seeing else []
     files += stage.reward_files(settings.reward)
@@ -106,14 +107,22 @@ def main(params: Params, folder: str, name: str, nfe: int) -> None:
 
 
 def start_of(
-    settings: Learner, candidates: Sequence[Tableau], trial: objective.Samples, net: Any, name: str
+    settings: Learner,
+    candidates: Sequence[Tableau],
+    trial: objective.Samples,
+    net: Any,
+    name: str,
+    m: torch.Tensor | None,
 ) -> tuple[Tableau, distance.Distance]:
-    """The best of the candidates on the trial pairs, and the distance to learn by, which may be in units of its."""
+    """The best of the candidates on the trial pairs, with the constant m if it is given, and the distance to learn by,
+    which may be in units of its."""
     denoiser, pairs = trial.denoiser, trial.pairs
     distance_fn = distance.build("l2" if settings.distance == FRECHET else settings.distance, net, denoiser.decode)
     starts.check_noise(candidates, denoiser.noise_schedule)
     if settings.late is False:
         candidates = starts.early(candidates, name)
+    if m is not None:
+        candidates = [starts.centred(table, m) for table in candidates]
     start = starts.choose(candidates, lambda table: gauss_newton.mean_distance(table, denoiser, pairs, distance_fn,
                                                                               trial.size))  # fmt: skip
     if settings.distance in distance.ROBUST:

@@ -1,12 +1,15 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from support.fits import Net
 from support.problems import NOISES, noises, wavy
 
 from s4spipe.learning import adjoint
-from s4spipe.learning.starts import late
+from s4spipe.learning.starts import centred, late
 from s4spipe.sampling.loop import sample
 from s4spipe.sampling.tableau import Tableau
+from s4spipe.sampling.tableau.basis import PLAIN, Bands
 from s4spipe.solvers import registry
 
 CONDITION = torch.tensor([0.5, 1.0, 1.5])
@@ -100,3 +103,24 @@ def test_memory_does_not_grow_with_nfe():
         alive[0] = 0
         adjoint.derivatives(lambda x, t, c: Held.apply(denoise(x, t)), table, path, path.end[None], None)
         assert most[0] == 1
+
+
+@pytest.mark.parametrize("basis", [PLAIN, Bands((0.5, 1.0), 2)], ids=["plain", "bands"])
+@pytest.mark.parametrize("key", ["ve", "vp_linear", "flow"])
+def test_derivatives_by_the_weights_of_a_constant_are_those_of_reverse_mode(key, basis):
+    noise = NOISES[key]
+
+    def bent(x, t, condition=None):
+        return torch.tanh(x) + torch.sin(t.reshape(-1, 1, 1, 1)) * x / (1 + x.square())
+
+    m = torch.linspace(-1, 2, 48, dtype=torch.float64).view(3, 4, 4)
+    table = centred(late(registry.make("dpmpp_3m", "logsnr", noise, 4), 0.2), m).over(basis)
+    x_T, outputs = (noise.sigma_T * noises(2, 48).view(2, 3, 4, 4), noises(1, 96, seed=4).view(1, 2, 3, 4, 4))
+    path = adjoint.run(bent, table, x_T, None)
+    ours = adjoint.derivatives(bent, table, path, outputs, None)[0].sum(0)
+    assert ours.shape == adjoint.entries(table).shape
+    beta = table.beta.clone().requires_grad_()
+    end = sample(bent, replace(table, beta=beta), x_T)
+    (exact,) = torch.autograd.grad((outputs[0] * end).sum(), beta)
+    torch.testing.assert_close(ours[-exact.numel() :], exact.flatten(), rtol=1e-5, atol=1e-6)
+    assert exact.abs().min() > 1e-6

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.problems import NOISES, Gaussian, noises, wavy
 
-from s4spipe.learning import families
+from s4spipe.learning import families, starts
 from s4spipe.learning.families import FAMILIES, GS, LMS, SS, Banded, Times
 from s4spipe.learning.task import TIMES, kind
 from s4spipe.noise import VE, Flow
@@ -172,6 +173,30 @@ def test_a_free_table_may_keep_its_first_state(basis):
     assert (shaken(usual)().c_0 != 1).all()
     wider = Banded.around(shaken(families.make("free", start, late=False)), Bands((0.5, 1.0), 2))
     assert (shaken(wider)().c_0 == 1).all()
+
+
+@pytest.mark.parametrize("basis", [PLAIN, Bands((0.5, 1.0), 2)], ids=["plain", "bands"])
+@pytest.mark.parametrize("late", [True, False])
+def test_a_free_table_learns_how_much_of_a_constant_its_states_have(late, basis):
+    start = starts.centred(registry.make("dpmpp_2m", "edm", VE(), 4), torch.ones(3, 1, 1).double())
+    student = Banded.of("free", start, None, basis, late=late, order=3, consistent=False)
+    assert student().agrees(replace(start.over(basis), name="free", meta={}))
+    plain = Banded.of("free", registry.make("dpmpp_2m", "edm", VE(), 4), None, basis, late=late)
+    numbers = (4 + late) * (basis.shape or (1,))[0]
+    assert student.parameter_count - plain.parameter_count == numbers
+    assert {"of_beta.u"} == {name for name, _ in student.named_parameters()} - dict(plain.named_parameters()).keys()
+    learned = shaken(student)()
+    assert (learned.beta[1:] != start.over(basis).beta[1:]).all()
+    assert bool(learned.beta[0].any()) == late
+    assert torch.equal(learned.m, start.m)
+    wider = Banded.around(student, Bands((0.5, 1.0), 2)) if not basis.shape else student
+    assert wider().beta.shape == (5, 3)
+
+
+def test_other_families_refuse_a_constant():
+    start = starts.centred(registry.make("dpmpp_2m", "edm", VE(), 4), torch.ones(3, 1, 1).double())
+    with pytest.raises(UserError, match="adds a constant to its states"):
+        families.make("bns", start)
 
 
 def test_the_middle_points_of_epd_run_side_by_side():

@@ -33,6 +33,40 @@ def test_what_a_start_crosses_is_a_step_of_ddim_that_predicts_nothing(key, skip)
     assert table.t[-1] == start.t[-1]
 
 
+@pytest.mark.parametrize("key", NOISES)
+@pytest.mark.parametrize("skip", [0.0, 0.1, 0.4])
+def test_what_a_centred_start_crosses_is_a_step_of_ddim_that_predicts_the_mean(key, skip):
+    """So where all samples are the mean, it ends where the classical solver does."""
+    noise, m = NOISES[key], torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    start, x_T = registry.make("dpmpp_3m", "logsnr", noise, 4), noises(2, 3, scale=noise.sigma_T)
+    table, known = starts.centred(starts.late(start, skip), m), (lambda x, t, c: m.expand_as(x))
+    torch.testing.assert_close(sample(known, table, x_T), sample(known, start, x_T), rtol=1e-9, atol=1e-12)
+    t = table.t_c[0]
+    kept = noise.sigma(t) / noise.sigma_T
+    first = kept * x_T + (noise.alpha(t) - kept * noise.alpha(torch.tensor(noise.T, dtype=torch.float64))) * m
+    torch.testing.assert_close(table.state(0, x_T, [], m), first, rtol=1e-9, atol=1e-9)
+    assert bool(table.beta.abs().max() > 1e-3) == (skip > 0)
+
+
+def test_a_start_with_c_0_of_1_adds_nothing_to_its_states():
+    start = starts.centred(registry.make("dpmpp_3m", "edm", VE(), 4), torch.ones(3).double())
+    assert start.m is not None
+    assert not start.beta.any()
+
+
+def test_the_mean_is_an_image_or_a_number_for_each_channel():
+    x_0 = noises(5, 24).view(5, 2, 3, 4).float()
+    image, channels = (starts.mean(x_0, form) for form in ("image", "channels"))
+    torch.testing.assert_close(image, x_0.double().mean(0))
+    torch.testing.assert_close(channels.flatten(), x_0.double().mean((0, 2, 3)))
+    assert (image.shape, channels.shape) == ((2, 3, 4), (2, 1, 1))
+    assert (image.dtype, channels.dtype) == (torch.float64, torch.float64)
+    tokens = starts.mean(x_0[:, 0], "channels", first=False)
+    torch.testing.assert_close(tokens, x_0[:, 0].double().mean((0, 1))[None])
+    vectors = x_0.flatten(1)
+    assert all(torch.equal(starts.mean(vectors, form), vectors.double().mean(0)) for form in ("image", "channels"))
+
+
 @pytest.mark.parametrize("solver", ["dpmpp_3m", "heun", "dpm_3s", "ipndm_afs"])
 def test_the_steps_of_a_start_are_squeezed_into_what_remains(solver):
     noise = VE()

@@ -48,7 +48,7 @@ def _lead(found: dict[str, dict[str, list[dict]]], settings: dict) -> list[str]:
         "| nearest, by seed |",
         "|---|--:|---|--:|---|--:|---|--:|",
     ]
-    apart = {row for row, block in settings["rows"].items() if {"pairs", "late"} & set(block)}
+    apart = {row for row, block in settings["rows"].items() if {"pairs", "late", "mean"} & set(block)}
     for name, rows in found.items():
         for nfe in settings["nfe"]:
             by_seed = {

@@ -205,8 +205,8 @@ def fitted(cell: Cell, settings: dict[str, Any]) -> tuple[Tableau, Cost]:
 
 
 def free(cell: Cell, settings: dict[str, Any]) -> tuple[Tableau, Cost]:
-    """The solver `free`, or `free_bands`, by the pipeline's way; `refine` is how many steps of refinement it has, and
-    `late` whether it learns c_0."""
+    """The solver `free`, or `free_bands`, by the pipeline's way. Settings: `refine` is how many steps of refinement it
+    has, `late` whether it learns c_0, and `mean` in what form its states may have the samples' mean."""
     student, spent = free_fit(cell, settings)
     if "refine" in settings:
         seen = partial(with_random, cell.problem, cell.problem.seen)
@@ -220,6 +220,9 @@ def free_fit(cell: Cell, settings: dict[str, Any]) -> tuple[Family, int]:
     late = settings.get("late", True)
     tables = [cell.classical(FREE_START, schedule) for schedule in SCHEDULES]
     tables = [starts.late(table, skip) for table in tables for skip in SKIP] if late else tables
+    if "mean" in settings:
+        m = starts.mean(cell.training.x_0, settings["mean"])
+        tables = [starts.centred(table, m) for table in tables]
     return newton(cell, [Free(table, late) for table in tables], settings)
 
 

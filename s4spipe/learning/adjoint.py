@@ -16,8 +16,10 @@ from s4spipe.sampling.tableau import Tableau
 
 
 def entries(table: Tableau) -> Tensor:
-    """c_0, c, W row by row, and t_c, as one vector [(1 + N + N^2) |K| + N]; |K| is how many numbers a weight has."""
-    return torch.cat([table.c_0.flatten(), table.c.flatten(), table.W.flatten(), table.t_c])
+    """c_0, c, W row by row, t_c, and beta if there is a constant, as one vector [(1 + N + N^2) |K| + N], or with
+    (N + 1) |K| more; |K| is how many numbers a weight has."""
+    constant = [] if table.beta is None else [table.beta.flatten()]
+    return torch.cat([table.c_0.flatten(), table.c.flatten(), table.W.flatten(), table.t_c, *constant])
 
 
 @dataclass
@@ -54,11 +56,12 @@ def derivatives(denoiser: Callable, table: Tableau, path: Path, outputs: Tensor,
         condition: as for `run`.
     """
     table = table.detached()
-    basis, x_T = table.basis, table.basis.to(path.x_T)
+    basis, x_T, m = table.basis, table.basis.to(path.x_T), table.constant(path.x_T)
     W, t_c = table.W.to(x_T), table.t_c.to(x_T)
     n, (k, rows) = table.nfe, outputs.shape[:2]
     by_c, by_W = (outputs.new_zeros(k, rows, *times, *basis.shape) for times in ((n,), (n, n)))
     by_t = outputs.new_zeros(k, rows, n)
+    by_beta = [outputs.new_zeros(k, rows, *basis.shape)] * (n + 1)
     by_d = [torch.zeros_like(outputs) for _ in range(n)]
     outputs = basis.to(outputs.flatten(0, 1)).view_as(outputs)  # here and below: in the basis
 
@@ -67,10 +70,12 @@ def derivatives(denoiser: Callable, table: Tableau, path: Path, outputs: Tensor,
 
     for i in reversed(range(n)):
         by_c[:, :, i] = along(x_T)
+        if m is not None:
+            by_beta[i + 1] = along(m)
         for j in range(i + 1):
             by_W[:, :, i, j] = along(path.d[j])
             by_d[j] = by_d[j] + basis.spread(W[i, j], x_T) * outputs
-        y = basis.back(table.state(i, x_T, path.d)).requires_grad_()
+        y = basis.back(table.state(i, x_T, path.d, m)).requires_grad_()
         t = t_c[i].expand(rows).clone().requires_grad_()
         with torch.enable_grad():
             d = denoiser(y, t, condition)
@@ -80,7 +85,11 @@ def derivatives(denoiser: Callable, table: Tableau, path: Path, outputs: Tensor,
         ]
         by_y, by_t[..., i] = (torch.stack(parts) for parts in zip(*slopes, strict=True))
         outputs = basis.to(by_y.flatten(0, 1)).view_as(by_y)
-    return torch.cat([part.reshape(k, rows, -1) for part in (along(x_T), by_c, by_W, by_t)], 2)
+    parts = [along(x_T), by_c, by_W, by_t]
+    if m is not None:
+        by_beta[0] = along(m)
+        parts += [torch.stack(by_beta, 2)]
+    return torch.cat([part.reshape(k, rows, -1) for part in parts], 2)
 
 
 def evaluations(nfe: int, outputs: int) -> int:

@@ -27,6 +27,35 @@ def late(start: Tableau, skip: float) -> Tableau:
                    table.c_0 * kept)  # fmt: skip
 
 
+def centred(start: Tableau, m: torch.Tensor) -> Tableau:
+    """A start whose DDIM step without the network (see `late`) has the x0 prediction m instead of 0.
+
+    Without such a step (c_0 = 1) nothing is added, but the solver has the constant, so that a learner may give it
+    weights.
+
+    Args:
+        start: a classical solver, from `late` or not.
+        m: the mean of the model's samples, as for a tableau.
+    """
+    noise, first = start.noise, torch.stack([start.t_c[0], torch.full_like(start.t_c[0], start.noise.T)])
+    now, at_T = noise.alpha(first)
+    by_state = torch.cat([start.c_0[None], start.c])
+    return replace(start, m=m, beta=(now / start.c_0 - at_T) * (start.c_0 != 1) * by_state)
+
+
+def mean(x_0: torch.Tensor, form: str, first: bool = True) -> torch.Tensor:
+    """The mean of samples [B, C, ...] as a constant of a tableau, in float64.
+
+    Args:
+        x_0: the samples.
+        form: image [C, ...], or channels: one number for each, [C, 1, ...], which goes with samples of any size.
+        first: whether channels are the first axis of a sample; else, as with tokens [L, C], they are the last.
+    """
+    m = x_0.double().mean(0)
+    others = range(1, m.ndim) if first else range(m.ndim - 1)
+    return m if form == "image" or not others else m.mean(tuple(others), keepdim=True)
+
+
 def early(candidates: Sequence[Tableau], name: str) -> list[Tableau]:
     """The candidates with c_0 = 1, up to rounding, and with a c_0 of exactly that.
 

@@ -46,6 +46,8 @@ def check_learner(key: str, learner: Learner) -> None:
             raise UserError(f"{key}.{name}: the family fixed has no weights of its own, got {got}; make it {plain}")
     if learner.family == "fixed" and learner.learns != "times":
         raise UserError(f"{key}.learns: the family fixed has only times to learn, got {learner.learns}; make it times")
+    if learner.mean != "none" and learner.family != "free":
+        raise UserError(f"{key}.mean: only for the family free, not {learner.family}; make it none")
     if learner.family == "free" and learner.learns != "joint":
         raise UserError(f"{key}.learns: the family free learns all of its numbers at once, got {learner.learns}; make "
                         "it joint")  # fmt: skip
@@ -82,7 +84,7 @@ def _check_without_gradients(key: str, learner: Learner) -> None:
 
 def check_spanning(key: str, learner: Learner, start: Start) -> None:
     """Raises UserError for a learner that cannot be one fit for all NFEs."""
-    wanted = {"family": "free", "optimizer": "gauss_newton", "bands": 1, "channels": "common"}
+    wanted = {"family": "free", "optimizer": "gauss_newton", "bands": 1, "channels": "common", "mean": "none"}
     for name, must in wanted.items():
         if (got := getattr(learner, name)) != must:
             raise UserError(f"{key}.{name}: must be {must} for a solver in `spanning`, got {got}")

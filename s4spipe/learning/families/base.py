@@ -74,6 +74,7 @@ class Family(nn.Module):
     times: Times | None
     common: ClassVar[tuple[str, ...]] = ()  # parameters besides `times` that are the same for all bands of frequencies
     by_band: ClassVar[bool] = False  # whether `from_start` takes a tableau with weights in a basis
+    constant: ClassVar[bool] = False  # whether it learns the weights of a constant that its start adds to the states
     noisy: ClassVar[bool] = False  # whether its tableaux add fresh noise: then only an evolution can learn it
     late: bool = True  # of one that learns c_0 too: whether it does
 
@@ -163,9 +164,10 @@ def check_options(name: str, options: dict[str, Any]) -> None:
             raise UserError(f"{key}: not for the family {name}, only for {', '.join(sorted(able))}")
 
 
-def check_start(start: Tableau) -> None:
-    """Raises UserError for a solver that adds something to its states: families have no such numbers."""
-    if start.extras:
+def check_start(start: Tableau, constant: bool = False) -> None:
+    """Raises UserError for a solver that adds something to its states, as families have no such numbers; `constant`
+    says whether a constant is one that they have."""
+    if start.V is not None or (start.m is not None and not constant):
         raise UserError(f"solver {start.name} adds {'a constant' if start.m is not None else 'fresh noise'} to its "
                         "states, which no family learns: start from another")  # fmt: skip
 
@@ -183,7 +185,7 @@ def make(name: str, start: Tableau, times: Times | None = None, **options: Any) 
         UserError: for an unknown family, an option that it does not have, or a start that it cannot have.
     """
     check_options(name, options)
-    check_start(start)
     entry = FAMILIES[name]
+    check_start(start, entry.cls.constant)
     chosen = {key: value for key, value in options.items() if key in entry.options}
     return entry.cls.from_start(start, times, **chosen, **entry.fixed)

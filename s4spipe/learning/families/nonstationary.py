@@ -125,7 +125,8 @@ class BNS(Family):
 class Free(Family):
     """Every number of the tableau: c_0, t_c, c and W, all at once.
 
-    Learned: x [N], the shifts of the network times in lambda; corrections to (c, W) [N, N+1] and to ln c_0. No time is
+    Learned: x [N], the shifts of the network times in lambda; corrections to (c, W) [N, N+1] and to ln c_0; and to
+    beta [N+1], if the start adds a constant to its states (`s4spipe.learning.starts.centred`). No time is
     fixed: c_0 and t_c[0] choose the noise level of the first evaluation. At T, where all other solvers make it, the
     network can only answer with the mean of the data. The steps t stay those of the start, only as a record of it.
 
@@ -133,17 +134,17 @@ class Free(Family):
 
     Args:
         start: any tableau; the initial parameters reproduce it.
-        late: whether c_0 is learned. Otherwise it stays that of the start, such as 1.
+        late: whether c_0 is learned, and beta[0]. Otherwise they stay those of the start, such as 1 and 0.
     """
 
-    by_band = True
+    by_band = constant = True
     lam: Tensor
     low: Tensor
     high: Tensor
 
     def __init__(self, start: Tableau, late: bool = True):
         nn.Module.__init__(self)
-        check_start(start)
+        check_start(start, self.constant)
         noise, n = start.noise, start.nfe
         self.init, self.noise, self.nfe, self.afs, self.start = start.name, noise, n, False, start
         self.register_buffer("t", start.t)
@@ -155,6 +156,12 @@ class Free(Family):
         one = torch.ones(1, 1, *start.basis.shape, dtype=torch.float64)
         self.late, self.of_ln_c_0 = late, Correction(0 * one, one, late * one)
         self.times = None
+        self.of_beta = None
+        if start.beta is not None:
+            mask = torch.ones_like(start.beta)
+            mask[0] = late
+            size = self.size(torch.cat([start.t_c, start.t[-1:]]))
+            self.of_beta = Correction(start.beta, size.view(-1, *[1] * len(start.basis.shape)), mask)
 
     @classmethod
     def from_start(cls, start: Tableau, times: Times | None, late: bool = True, **options: Any) -> Family:
@@ -162,7 +169,8 @@ class Free(Family):
 
     @property
     def parameter_count(self) -> int:
-        return self.of_table.count + self.nfe + self.of_ln_c_0.count
+        of_beta = 0 if self.of_beta is None else self.of_beta.count
+        return self.of_table.count + self.nfe + self.of_ln_c_0.count + of_beta
 
     @torch.no_grad()
     def clip(self) -> None:
@@ -173,7 +181,9 @@ class Free(Family):
         start, table = self.start, self.of_table()
         t_c = self.noise.inverse(self.lam + self.x).clamp(self.noise.t_min, self.noise.T)
         c_0 = start.c_0 * self.of_ln_c_0()[0, 0].exp()
-        return Tableau(start.t, t_c, table[:, 0], table[:, 1:], self.noise, name, meta or {}, c_0, start.basis)
+        beta = None if self.of_beta is None else self.of_beta()
+        return Tableau(start.t, t_c, table[:, 0], table[:, 1:], self.noise, name, meta or {}, c_0, start.basis, beta,
+                       start.m)  # fmt: skip
 
 
 def _of_table(family: Family, start: Tableau) -> Correction:

@@ -159,13 +159,15 @@ class Tableau:
         )
 
     def over(self, basis: Basis) -> "Tableau":
-        """The same solver with weights in a basis: each of the numbers that a plain weight becomes is equal to it.
+        """The same solver with weights in a basis: each of the numbers that a plain weight becomes is equal to it. With
+        the basis of plain numbers, it is the tableau itself.
 
         Raises UserError if the weights are no plain numbers.
         """
         if self.basis.shape:
             raise UserError(f"only plain weights can be laid over a basis, got those of {shown(self.basis.describe())}")
-        k = basis.shape
+        if not (k := basis.shape):
+            return self
         weights = ("c_0", "c", "W", *(key for key in self.extras if key in ("beta", "V")))
         wide = {key: getattr(self, key)[(...,) + (None,) * len(k)] for key in weights}
         return replace(self, basis=basis, **{key: w.expand(*w.shape[: w.ndim - len(k)], *k) for key, w in wide.items()})
@@ -263,7 +265,7 @@ class Tableau:
     def save(self, path: str | Path) -> None:
         """Write the tableau as JSON, one line per row of numbers. Equal tableaux give equal bytes.
 
-        Weights that are arrays, and the constant m, go into a safetensors file beside it.
+        Weights that are arrays, and a constant m of many numbers, go into a safetensors file beside it.
 
         Raises:
             UserError: for a `meta` that JSON cannot hold.
@@ -274,7 +276,8 @@ class Tableau:
         apart = isinstance(self.basis, Arrays)
         data = self._frame() if apart else self.to_dict()
         triangle, meta = data.pop("W", None), json.dumps(data.pop("meta"), indent=2, sort_keys=True)
-        beside = ["c_0", "c", "W", "beta", "V", "m"] if apart else ["m"]
+        beside = ["c_0", "c", "W", "beta", "V", "m"] if apart else []
+        beside += ["m"] if not apart and self.m is not None and self.m.numel() > arrays.MOST_INLINE else []
         beside = [key for key in beside if getattr(self, key) is not None]
         if beside:
             data = {key: value for key, value in data.items() if key not in beside}

@@ -12,6 +12,7 @@ from torch import Tensor
 from s4spipe.runtime.errors import UserError, shown
 from s4spipe.runtime.files import atomic, readable
 
+MOST_INLINE = 1024  # numbers of a constant that may stand in the solver's own file
 NAMES = ("c_0", "c", "W", "beta", "m", "V")
 
 
