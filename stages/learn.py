@@ -122,7 +122,7 @@ def start_of(
     if settings.late is False:
         candidates = starts.early(candidates, name)
     if m is not None:
-        candidates = [starts.centred(table, m) for table in candidates]
+        candidates = [starts.with_constant(table, m) for table in candidates]
     start = starts.choose(candidates, lambda table: gauss_newton.mean_distance(table, denoiser, pairs, distance_fn,
                                                                               trial.size))  # fmt: skip
     if settings.distance in distance.ROBUST:

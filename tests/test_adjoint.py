@@ -6,7 +6,7 @@ from support.fits import Net
 from support.problems import NOISES, noises, wavy
 
 from s4spipe.learning import adjoint
-from s4spipe.learning.starts import centred, late
+from s4spipe.learning.starts import late, with_constant
 from s4spipe.sampling.loop import sample
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.sampling.tableau.basis import PLAIN, Bands
@@ -114,7 +114,8 @@ def test_derivatives_by_the_weights_of_a_constant_are_those_of_reverse_mode(key,
         return torch.tanh(x) + torch.sin(t.reshape(-1, 1, 1, 1)) * x / (1 + x.square())
 
     m = torch.linspace(-1, 2, 48, dtype=torch.float64).view(3, 4, 4)
-    table = centred(late(registry.make("dpmpp_3m", "logsnr", noise, 4), 0.2), m).over(basis)
+    table = with_constant(late(registry.make("dpmpp_3m", "logsnr", noise, 4), 0.2), m)
+    table = replace(table, beta=torch.linspace(0.1, 0.5, 5, dtype=torch.float64)).over(basis)
     x_T, outputs = (noise.sigma_T * noises(2, 48).view(2, 3, 4, 4), noises(1, 96, seed=4).view(1, 2, 3, 4, 4))
     path = adjoint.run(bent, table, x_T, None)
     ours = adjoint.derivatives(bent, table, path, outputs, None)[0].sum(0)

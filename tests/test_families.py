@@ -178,7 +178,7 @@ def test_a_free_table_may_keep_its_first_state(basis):
 @pytest.mark.parametrize("basis", [PLAIN, Bands((0.5, 1.0), 2)], ids=["plain", "bands"])
 @pytest.mark.parametrize("late", [True, False])
 def test_a_free_table_learns_how_much_of_a_constant_its_states_have(late, basis):
-    start = starts.centred(registry.make("dpmpp_2m", "edm", VE(), 4), torch.ones(3, 1, 1).double())
+    start = starts.with_constant(registry.make("dpmpp_2m", "edm", VE(), 4), torch.ones(3, 1, 1).double())
     student = Banded.of("free", start, None, basis, late=late, order=3, consistent=False)
     assert student().agrees(replace(start.over(basis), name="free", meta={}))
     plain = Banded.of("free", registry.make("dpmpp_2m", "edm", VE(), 4), None, basis, late=late)
@@ -194,7 +194,7 @@ def test_a_free_table_learns_how_much_of_a_constant_its_states_have(late, basis)
 
 
 def test_other_families_refuse_a_constant():
-    start = starts.centred(registry.make("dpmpp_2m", "edm", VE(), 4), torch.ones(3, 1, 1).double())
+    start = starts.with_constant(registry.make("dpmpp_2m", "edm", VE(), 4), torch.ones(3, 1, 1).double())
     with pytest.raises(UserError, match="adds a constant to its states"):
         families.make("bns", start)
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.problems import NOISES, noises
+from support.problems import NOISES, noises, wavy
 
 from s4spipe.learning import starts
 from s4spipe.noise import VE
@@ -33,25 +33,11 @@ def test_what_a_start_crosses_is_a_step_of_ddim_that_predicts_nothing(key, skip)
     assert table.t[-1] == start.t[-1]
 
 
-@pytest.mark.parametrize("key", NOISES)
-@pytest.mark.parametrize("skip", [0.0, 0.1, 0.4])
-def test_what_a_centred_start_crosses_is_a_step_of_ddim_that_predicts_the_mean(key, skip):
-    """So where all samples are the mean, it ends where the classical solver does."""
-    noise, m = NOISES[key], torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
-    start, x_T = registry.make("dpmpp_3m", "logsnr", noise, 4), noises(2, 3, scale=noise.sigma_T)
-    table, known = starts.centred(starts.late(start, skip), m), (lambda x, t, c: m.expand_as(x))
-    torch.testing.assert_close(sample(known, table, x_T), sample(known, start, x_T), rtol=1e-9, atol=1e-12)
-    t = table.t_c[0]
-    kept = noise.sigma(t) / noise.sigma_T
-    first = kept * x_T + (noise.alpha(t) - kept * noise.alpha(torch.tensor(noise.T, dtype=torch.float64))) * m
-    torch.testing.assert_close(table.state(0, x_T, [], m), first, rtol=1e-9, atol=1e-9)
-    assert bool(table.beta.abs().max() > 1e-3) == (skip > 0)
-
-
-def test_a_start_with_c_0_of_1_adds_nothing_to_its_states():
-    start = starts.centred(registry.make("dpmpp_3m", "edm", VE(), 4), torch.ones(3).double())
-    assert start.m is not None
-    assert not start.beta.any()
+def test_a_start_has_none_of_its_constant():
+    start, x_T = starts.late(registry.make("dpmpp_3m", "edm", VE(), 4), 0.2), noises(2, 3, scale=80.0)
+    table = starts.with_constant(start, torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
+    assert table.m is not None
+    assert torch.equal(sample(wavy, table, x_T), sample(wavy, start, x_T))
 
 
 def test_the_mean_is_an_image_or_a_number_for_each_channel():

@@ -222,7 +222,7 @@ def free_fit(cell: Cell, settings: dict[str, Any]) -> tuple[Family, int]:
     tables = [starts.late(table, skip) for table in tables for skip in SKIP] if late else tables
     if "mean" in settings:
         m = starts.mean(cell.training.x_0, settings["mean"])
-        tables = [starts.centred(table, m) for table in tables]
+        tables = [starts.with_constant(table, m) for table in tables]
     return newton(cell, [Free(table, late) for table in tables], settings)
 
 

@@ -27,20 +27,9 @@ def late(start: Tableau, skip: float) -> Tableau:
                    table.c_0 * kept)  # fmt: skip
 
 
-def centred(start: Tableau, m: torch.Tensor) -> Tableau:
-    """A start whose DDIM step without the network (see `late`) has the x0 prediction m instead of 0.
-
-    Without such a step (c_0 = 1) nothing is added, but the solver has the constant, so that a learner may give it
-    weights.
-
-    Args:
-        start: a classical solver, from `late` or not.
-        m: the mean of the model's samples, as for a tableau.
-    """
-    noise, first = start.noise, torch.stack([start.t_c[0], torch.full_like(start.t_c[0], start.noise.T)])
-    now, at_T = noise.alpha(first)
-    by_state = torch.cat([start.c_0[None], start.c])
-    return replace(start, m=m, beta=(now / start.c_0 - at_T) * (start.c_0 != 1) * by_state)
+def with_constant(start: Tableau, m: torch.Tensor) -> Tableau:
+    """The same solver with a constant m that none of its states has any of yet, for a learner to give it weights."""
+    return replace(start, m=m, beta=torch.zeros(start.nfe + 1, dtype=torch.float64))
 
 
 def mean(x_0: torch.Tensor, form: str, first: bool = True) -> torch.Tensor:

@@ -126,7 +126,7 @@ class Free(Family):
     """Every number of the tableau: c_0, t_c, c and W, all at once.
 
     Learned: x [N], the shifts of the network times in lambda; corrections to (c, W) [N, N+1] and to ln c_0; and to
-    beta [N+1], if the start adds a constant to its states (`s4spipe.learning.starts.centred`). No time is
+    beta [N+1], if the start adds a constant to its states (`s4spipe.learning.starts.with_constant`). No time is
     fixed: c_0 and t_c[0] choose the noise level of the first evaluation. At T, where all other solvers make it, the
     network can only answer with the mean of the data. The steps t stay those of the start, only as a record of it.
 
