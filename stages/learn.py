@@ -45,7 +45,9 @@ def main(params: Params, folder: str, name: str, nfe: int) -> None:
     micro_batch_size = params.run.micro_batch_size
     trial = objective.Samples(denoiser, training.take(torch.arange(min(starts.TRIAL_PAIRS, len(training)))),
                               micro_batch_size)  # fmt: skip
-    m = None if settings.mean == "none" else starts.mean(training.x_0, settings.mean, denoiser.frequencies)
+    m = None
+    if settings.family == "free" and settings.mean != "none":
+        m = starts.mean(training.x_0, settings.mean or "image", denoiser.frequencies)
     start, distance_fn = start_of(settings, load_all(places.starts(cell)), trial, net, name, m)
     files = [params.model.weights, places.starts(cell), places.pairs("train"), places.pairs("validation")]
     files += [seeing.weights] if seeing else []

@@ -17,6 +17,7 @@ from s4spipe import models
 from s4spipe.commands.show import describe
 from s4spipe.learning import families
 from s4spipe.learning.families import Free
+from s4spipe.learning.starts import with_constant
 from s4spipe.runtime.errors import UserError
 from s4spipe.sampling.batches import Noises, draw, fresh, generate
 from s4spipe.sampling.loop import sample
@@ -284,7 +285,19 @@ def test_what_is_missing_or_too_much_is_told():
     with pytest.raises(UserError, match=r"constant of shape \[3, 1, 1\], which does not go with samples of shape \[2,"):
         sample(denoise, table, drawn(2, 2, 4, 6), z=z[:, :, :2])
     for make in (Free, lambda start: families.make("gs", start)):
-        with pytest.raises(UserError, match="full adds a constant to its states, which no family learns"):
+        with pytest.raises(UserError, match="full adds fresh noise to its states, which no family learns"):
             make(table)
     with pytest.raises(UserError, match="adds to the noise before the first evaluation"):
         S4SScheduler.from_tableau(Tableau.from_dict(table.to_dict() | {"c_0": 1.0}))
+
+
+SIZES = {"channels": ((3, 1, 1), 1), "image": ((4, 16, 16), 1), "large image": ((4, 16, 17), 2)}
+
+
+@pytest.mark.parametrize(("shape", "files"), SIZES.values(), ids=SIZES)
+def test_a_constant_of_few_numbers_stands_in_the_solvers_own_file(shape, files, tmp_path):
+    start = with_constant(registry.make("ddim", "edm", NOISES["ve"], 3), torch.rand(shape).double())
+    table = replace(start, beta=torch.arange(4.0).double())
+    table.save(tmp_path / "solver.json")
+    assert len(list(tmp_path.iterdir())) == files
+    assert Tableau.load(tmp_path / "solver.json").agrees(table, 0.0)

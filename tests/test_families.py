@@ -195,7 +195,7 @@ def test_a_free_table_learns_how_much_of_a_constant_its_states_have(late, basis)
 
 def test_other_families_refuse_a_constant():
     start = starts.with_constant(registry.make("dpmpp_2m", "edm", VE(), 4), torch.ones(3, 1, 1).double())
-    with pytest.raises(UserError, match="adds a constant to its states"):
+    with pytest.raises(UserError, match="adds a constant to its states, which only the family free learns"):
         families.make("bns", start)
 
 

@@ -38,7 +38,7 @@ KEYS = [(*prefix, name) for prefix, block in BLOCKS for name, field in block.mod
         if field.default is not None]  # fmt: skip
 OPTIONAL = [
     *("run.launcher", "refine.reward"),
-    *("learner_defaults.late", "learner_defaults.reward"),
+    *("learner_defaults.late", "learner_defaults.mean", "learner_defaults.reward"),
     *(f"model.{key}" for key in ("source", "revision", "size", "shape", "scheduler", "pipeline")),
 ]
 
@@ -163,6 +163,8 @@ MISTAKES = {
     "learners.gs.consistent": [(True, "not for the family gs"), ("yes", "must be true or false")],
     "learners.ld3.shared": [(True, "not for the family fixed")],
     "learners.ld3.gaussian": [(True, "only for the families lms and pc")],
+    "learners.ld3.mean": [("image", "only for the family free, not fixed; leave it out")],
+    "learners.free.mean": [("picture", "'image', 'channels' or 'none'"), (True, "")],
     "learners.ld3.learns": [("joint", "make it times"), ("coefficients", "make it times")],
     "learners.free.learns": [("alternating", "make it joint"), ("times", "make it joint")],
     "learners.gn.learns": [("alternating", "cannot alternate")],

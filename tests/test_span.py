@@ -198,6 +198,7 @@ def test_a_learner_can_span_all_nfes():
     ([("learners.gn", BLOCK | {"bands": 3})], "learners.gn.bands: must be 1"),
     ([("learners.gn", BLOCK | {"distance": "mixed"})], "learners.gn.distance: must be l2 or pseudo_huber"),
     ([("learners.gn", BLOCK | {"late": False})], "learners.gn.late: must be left out"),
+    ([("learners.gn", BLOCK | {"mean": "channels"})], "learners.gn.mean: must be left out"),
     ([("learners.gn", BLOCK), ("starts.gn.skip", [0.1])], "starts.gn.skip: .* needs 0.0 among"),
     ([("learners.gn", BLOCK), ("nfe", [5])], r"spanning: needs two or more NFEs, got nfe: \[5\]"),
     ([("learners.gn", BLOCK), ("refined", ["gn"])], "spanning: gn is in `refined` too"),

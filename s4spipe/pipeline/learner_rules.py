@@ -46,8 +46,8 @@ def check_learner(key: str, learner: Learner) -> None:
             raise UserError(f"{key}.{name}: the family fixed has no weights of its own, got {got}; make it {plain}")
     if learner.family == "fixed" and learner.learns != "times":
         raise UserError(f"{key}.learns: the family fixed has only times to learn, got {learner.learns}; make it times")
-    if learner.mean != "none" and learner.family != "free":
-        raise UserError(f"{key}.mean: only for the family free, not {learner.family}; make it none")
+    if learner.mean not in (None, "none") and learner.family != "free":
+        raise UserError(f"{key}.mean: only for the family free, not {learner.family}; leave it out")
     if learner.family == "free" and learner.learns != "joint":
         raise UserError(f"{key}.learns: the family free learns all of its numbers at once, got {learner.learns}; make "
                         "it joint")  # fmt: skip
@@ -84,7 +84,7 @@ def _check_without_gradients(key: str, learner: Learner) -> None:
 
 def check_spanning(key: str, learner: Learner, start: Start) -> None:
     """Raises UserError for a learner that cannot be one fit for all NFEs."""
-    wanted = {"family": "free", "optimizer": "gauss_newton", "bands": 1, "channels": "common", "mean": "none"}
+    wanted = {"family": "free", "optimizer": "gauss_newton", "bands": 1, "channels": "common"}
     for name, must in wanted.items():
         if (got := getattr(learner, name)) != must:
             raise UserError(f"{key}.{name}: must be {must} for a solver in `spanning`, got {got}")
@@ -94,6 +94,8 @@ def check_spanning(key: str, learner: Learner, start: Start) -> None:
         )
     if learner.late is False:
         raise UserError(f"{key}.late: must be left out for a solver in `spanning`, got false")
+    if learner.mean not in (None, "none"):
+        raise UserError(f"{key}.mean: must be left out for a solver in `spanning`, got {learner.mean}")
     if start.skip and 0.0 not in start.skip:
         raise UserError(f"starts.{key.removeprefix('learners.')}.skip: a solver in `spanning` needs 0.0 among these "
                         f"fractions, got {shown(start.skip)}")  # fmt: skip

@@ -159,8 +159,9 @@ class Learner(Block):
     bands: Bands = key(1, "bands of frequencies with weights of their own; auto: by the samples' power spectrum")
     channels: Literal["common", "own"] = key("common", "own: every component of the channels has its own bands")
     late: bool | None = key(None, "family free; false: c_0 stays 1, for pipelines without s4spipe.apply")
-    mean: Literal["none", "image", "channels"] = key(
-        "none", "family free: what its states may have some of, the samples' mean image, or its channels' means"
+    mean: Literal["image", "channels", "none"] | None = key(
+        None,
+        "family free: its states may have some of the samples' mean image (this if left out), or of channels' means",
     )
     decoupling: Annotated[float, Field(ge=0, le=0.5)] = key(
         0.5, "how far a network time may be from its step, as a fraction of the smallest step"
@@ -238,7 +239,7 @@ STARTS = {
     "gn": Start(),
 }  # fmt: skip
 NEWTON = {"learns": "joint", "optimizer": "gauss_newton", "distance": "pseudo_huber", "radius": 0.0}
-FREE = {"family": "free", **NEWTON, "validation_pairs": 200, "batch_size": 200, "mean": "image"}
+FREE = {"family": "free", **NEWTON, "validation_pairs": 200, "batch_size": 200}
 LEARNERS: dict[str, dict[str, Any]] = {
     "s4s": {"learns": "coefficients", "validation_pairs": 200, "learning_rate": 0.02, "epochs": 10},
     "s4s_alt": {},

@@ -165,11 +165,15 @@ def check_options(name: str, options: dict[str, Any]) -> None:
 
 
 def check_start(start: Tableau, constant: bool = False) -> None:
-    """Raises UserError for a solver that adds something to its states, as families have no such numbers; `constant`
-    says whether a constant is one that they have."""
-    if start.V is not None or (start.m is not None and not constant):
-        raise UserError(f"solver {start.name} adds {'a constant' if start.m is not None else 'fresh noise'} to its "
-                        "states, which no family learns: start from another")  # fmt: skip
+    """Raises UserError for a solver that adds something to its states which a family does not learn: fresh noise, and
+    a constant unless it is said to be learned."""
+    if start.V is not None:
+        raise UserError(
+            f"solver {start.name} adds fresh noise to its states, which no family learns: start from another"
+        )
+    if start.m is not None and not constant:
+        raise UserError(f"solver {start.name} adds a constant to its states, which only the family free learns: start "
+                        "from another")  # fmt: skip
 
 
 def make(name: str, start: Tableau, times: Times | None = None, **options: Any) -> Family:
