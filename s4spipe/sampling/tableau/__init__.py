@@ -225,7 +225,7 @@ class Tableau:
             return self.basis.to(self.m.to(x_T).expand(x_T.shape[1:])[None])
         except RuntimeError:
             raise UserError(f"solver {self.name} adds a constant of shape {list(self.m.shape)}, which does not go with "
-                            f"samples of shape {list(x_T.shape[1:])} (learn with `mean: channels`)") from None  # fmt: skip
+                            f"samples of shape {list(x_T.shape[1:])} (see `mean: channels`)") from None  # fmt: skip
 
     def agrees(self, other: object, tolerance: float = 1e-12) -> bool:
         """Whether the other tableau is the same solver, up to rounding."""
