@@ -40,7 +40,7 @@ def mean(x_0: torch.Tensor, form: str, first: bool = True) -> torch.Tensor:
         form: image [C, ...], or channels: one number for each, [C, 1, ...], which goes with samples of any size.
         first: whether channels are the first axis of a sample; else, as with tokens [L, C], they are the last.
     """
-    m = x_0.double().mean(0)
+    m = x_0.cpu().double().mean(0)  # not every device has float64
     others = range(1, m.ndim) if first else range(m.ndim - 1)
     return m if form == "image" or not others else m.mean(tuple(others), keepdim=True)
 
