@@ -1,5 +1,7 @@
 """Weights by frequency in diffusers' pipelines of small random networks: the pipeline's latents are our loop's."""
 
+from dataclasses import replace
+
 import diffusers
 import pytest
 import torch
@@ -14,6 +16,7 @@ from s4spipe.sampling.loop import sample
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.sampling.tableau.basis import Bands
 from s4spipe.scheduler import S4SScheduler
+from s4spipe.solvers import registry
 
 VP, FLOW = VPDiscrete(alphas_cumprod("scaled_linear", 0.00085, 0.012, 1000)), Flow(t_min=1e-3, T=1 - 1e-3)
 PLANE, SPACE = Bands((0.6, 1.1)), Bands((0.6, 1.1), 3)
@@ -93,6 +96,21 @@ def test_in_half_precision_the_state_is_float32(size, dtype):
         assert state.dtype == precision
         ends.append(state.float())
     assert (ends[0] - ends[1]).abs().max() <= 0.501 * torch.finfo(dtype).eps * ends[1].abs().max()
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 1), (4, 8, 16)], ids=["channels", "image"])
+def test_a_constant_is_added_to_the_image_that_tokens_are_of(shape):
+    m, beta = torch.randn(shape, generator=torch.manual_seed(1)).double(), torch.tensor([0, 0.5, -1, 2]).double()
+    table, lie = replace(registry.make("dpmpp_2m", "logsnr", FLOW, 3), m=m, beta=beta), Grid(4, 8)
+    x = torch.randn(2, 4, 8, 16, generator=torch.manual_seed(0))
+    scheduler, state = S4SScheduler.from_tableau(table, size=SIZE), lie.tokens(x)
+    for t in scheduler.timesteps:
+        state = scheduler.step(torch.full_like(state, 0.5), t, state).prev_sample
+    ours = sample(lambda x, t, _: X0["flow_prediction"](x, 0.5 + 0 * x, FLOW.alpha(t), FLOW.sigma(t)), table, x)
+    torch.testing.assert_close(lie.image(state), ours, rtol=1e-4, atol=1e-4)
+    unknown = S4SScheduler.from_tableau(table)
+    with pytest.raises(UserError, match="or a mean image, over 2 axes: say how high and wide"):
+        unknown.step(lie.tokens(x), unknown.timesteps[0], lie.tokens(x))
 
 
 def test_tokens_lie_as_the_size_says():

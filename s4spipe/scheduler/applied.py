@@ -11,6 +11,7 @@ from s4spipe.models.diffusers.through import NETWORKS
 from s4spipe.runtime.errors import UserError, shown
 from s4spipe.sampling.tableau import Tableau
 from s4spipe.scheduler import S4SScheduler, options
+from s4spipe.scheduler.run import image_axes
 
 # Of pipelines that run other pipelines, each with its own scheduler.
 PARTS = ("prior_pipe", "decoder_pipe", "generation_pipe", "upsampling_pipe")
@@ -66,8 +67,8 @@ class Applied:
             if not self._runs():
                 return made
             given = signature.bind(*args, **kwargs).arguments
-            bands = self.scheduler.tableau.basis.axes >= 2  # which must know how tokens lie
-            if bands and {"height", "width"} <= given.keys() and self.scheduler.config.size is None:
+            needed = image_axes(self.scheduler.tableau) >= 2  # to know how tokens lie
+            if needed and {"height", "width"} <= given.keys() and self.scheduler.config.size is None:
                 self.scheduler.run.size = (given["height"], given["width"])
             if isinstance(made, Tensor):
                 return self.scheduler.run.prepare(made)

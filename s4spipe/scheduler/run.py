@@ -140,7 +140,7 @@ class Run:
             return self._after(0).to(noises.dtype)
 
     def _begin(self, x_T: Tensor) -> None:
-        self._grid = tokens.grid(x_T, self.size, self.table.basis.axes)
+        self._grid = tokens.grid(x_T, self.size, image_axes(self.table))
         self.table.basis.check(image := self._grid.image(x_T))
         self._x_T, self._m = self.table.basis.to(image), self.table.constant(image)
 
@@ -159,6 +159,11 @@ class Run:
 
     def _in_basis(self, x: Tensor) -> Tensor:
         return self.table.basis.to(self._grid.image(x))
+
+
+def image_axes(table: Tableau) -> int:
+    """Over how many axes of an image a solver has weights by frequency, or a constant; 0 if it has neither."""
+    return max(table.basis.axes, 0 if table.m is None else table.m.ndim - 1)
 
 
 def _equal(sample: Tensor, state: Tensor) -> bool:

@@ -50,17 +50,17 @@ def grid(x: Tensor, size: Sequence[int] | None, axes: int) -> Grid:
     Args:
         x: tokens [B, L, 4 C]; samples of other dimensions are none.
         size: height and width of the image in pixels; None if samples are no tokens.
-        axes: how many axes the solver's weights by frequency are over; 0 if it has none.
+        axes: over how many axes of an image the solver has weights by frequency, or a constant; 0 if it has neither.
 
     Raises:
-        UserError: if L tokens cannot be those of such an image, or if weights over two axes or more are given tokens
-            without a size.
+        UserError: if L tokens cannot be those of such an image, or if two axes or more are given tokens without a
+            size.
     """
     if x.ndim != 3 or (size is None and axes < 2):
         return Grid()
     if size is None:
-        raise UserError(f"latents {list(x.shape)} are tokens, and this solver has weights by frequency over {axes} "
-                        "axes: say how high and wide the images are in pixels, as in "
+        raise UserError(f"latents {list(x.shape)} are tokens, and this solver has weights by frequency, or a mean "
+                        f"image, over {axes} axes: say how high and wide the images are in pixels, as in "
                         "S4SScheduler.from_tableau(solver, config, size=(1024, 768))")  # fmt: skip
     check_size(size)
     (height, width), count = size, x.shape[1]
