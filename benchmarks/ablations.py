@@ -12,9 +12,7 @@ from tqdm import tqdm
 from benchmarks.common import PAGES, Setting
 from s4spipe.features.base import loading
 from s4spipe.learning import adam, distance
-from s4spipe.learning.families import Family
 from s4spipe.learning.task import COEFFICIENTS, TIMES, Task
-from s4spipe.models.noise import NoiseSchedule
 from s4spipe.pipeline import resolve, stage
 from s4spipe.pipeline.schema import Learner, Params, Start
 from s4spipe.runtime.files import write_text
@@ -67,7 +65,10 @@ def main(params: Params, nfe: int, count: int) -> None:
     ideal = sample(setting.denoiser, teacher, *same)
 
     def row(name: str) -> dict:
-        block, student = changed(params, name, setting.noise, nfe)
+        changed, changed_start = ROWS[name]
+        block = Learner.model_validate(alt.model_dump() | changed)
+        start = Start.model_validate(alt_start.model_dump() | changed_start)
+        student = learn.student_of(block, registry.make(start.solver, start.schedules[0], setting.noise, nfe), PLAIN)
         net = loading.load(params.perceptual.network, params.perceptual.weights, setting.device)
         distance_fn = distance.build(block.distance, net, setting.denoiser.decode)
         training, validation = setting.pairs(block.pairs, block.validation_pairs)
@@ -75,9 +76,12 @@ def main(params: Params, nfe: int, count: int) -> None:
                     block.seed, params.run.micro_batch_size, name)  # fmt: skip
         rates = adam.Adam(block.batch_size, block.learning_rate, block.radius)
         history = adam.fit(task, learn.phases(block), distance_fn, rates)
+        lows = accumulate((epoch["validation"] for epoch in history), min)
+        kept = [epoch["learns"] for epoch, low in zip(history[1:], lows, strict=False) if epoch["validation"] < low]
+        epochs = {what: sum(what in learns for learns in kept) for what in (TIMES, COEFFICIENTS)}
         rms = (sample(setting.denoiser, student(), *same) - ideal).square().mean().sqrt().item()
         fids = {"fid": setting.fids(student(), *noises)["fid"], "others": setting.fids(student(), *others)["fid"]}
-        return fids | {"distance": rms} | epochs_kept(history)
+        return fids | {"distance": rms} | epochs
 
     lines = ["| changed | FID | FID, other noises | teacher distance | epochs kept: times, coefficients |"]
     lines.append("|---|--:|--:|--:|--:|")
@@ -86,21 +90,6 @@ def main(params: Params, nfe: int, count: int) -> None:
         kept = f"{value[TIMES]}, {value[COEFFICIENTS]}"
         lines.append(f"| {name} | {value['fid']:.3f} | {value['others']:.3f} | {value['distance']:.4f} | {kept} |")
         write_text(PAGES / f"ablations/{nfe}.md", "\n".join([*lines, ""]))
-
-
-def changed(params: Params, name: str, noise: NoiseSchedule, nfe: int) -> tuple[Learner, Family]:
-    """The settings of a row, and what it learns."""
-    of_learner, of_start = ROWS[name]
-    block = Learner.model_validate(resolve.learner(params, "s4s_alt").model_dump() | of_learner)
-    start = Start.model_validate(params.starts["s4s_alt"].model_dump() | of_start)
-    return block, learn.student_of(block, registry.make(start.solver, start.schedules[0], noise, nfe), PLAIN)
-
-
-def epochs_kept(history: list[dict]) -> dict[str, int]:
-    """How many epochs lowered the validation loss, by what they learned."""
-    lows = accumulate((epoch["validation"] for epoch in history), min)
-    kept = [epoch["learns"] for epoch, low in zip(history[1:], lows, strict=False) if epoch["validation"] < low]
-    return {what: sum(what in learns for learns in kept) for what in (TIMES, COEFFICIENTS)}
 
 
 if __name__ == "__main__":
