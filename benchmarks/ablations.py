@@ -1,27 +1,38 @@
-"""The choices inside S4S and S4S-Alt, one changed at a time.
+"""The choices inside S4S-Alt, one changed at a time, on a model of the comparison.
 
-Run as `python -m benchmarks.ablations`, after `dvc repro teacher_pairs reference`. Everything else is as params.yaml
-says. A second or interrupted run keeps the rows that are done.
+Run as `python -m benchmarks.ablations photos 0`, after `PYTHONPATH=../.. python -m benchmarks.rivals.stages.pairs
+photos 0` in benchmarks/rivals. Everything else is as params.yaml says. An interrupted run goes on where it was. The
+table of all models that have been run, with this seed and so many evaluations, goes to docs/results/ablations.
 """
 
+import os
 from itertools import accumulate
+from pathlib import Path
 
 import click
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.common import PAGES, Setting
-from s4spipe.features.base import loading
+from benchmarks.rivals import sampling
+from benchmarks.rivals.problems.problem import NAMES, Problem
+from s4spipe.features.base import frechet
 from s4spipe.learning import adam, distance
+from s4spipe.learning.families import Family
+from s4spipe.learning.pairs import Pairs
 from s4spipe.learning.task import COEFFICIENTS, TIMES, Task
-from s4spipe.pipeline import resolve, stage
+from s4spipe.models.noise import NoiseSchedule
+from s4spipe.pipeline import params as pipeline
+from s4spipe.pipeline import resolve
 from s4spipe.pipeline.schema import Learner, Params, Start
-from s4spipe.runtime.files import write_text
+from s4spipe.runtime.files import read_json, write_json, write_text
 from s4spipe.runtime.scratch import Scratch, fingerprint
-from s4spipe.sampling.loop import sample
-from s4spipe.sampling.tableau import Tableau
+from s4spipe.sampling.batches import Noises
 from s4spipe.sampling.tableau.basis import PLAIN
 from s4spipe.solvers import registry
 from stages import learn
+
+CPU = torch.device("cpu")
 
 # name -> what is changed in the block learners.s4s_alt, and in starts.s4s_alt
 ROWS: dict[str, tuple[dict, dict]] = {
@@ -35,6 +46,8 @@ ROWS: dict[str, tuple[dict, dict]] = {
     "order 4": ({"order": 4}, {}),
     "order 5, the whole history": ({"order": 5}, {}),
     "joint": ({"learns": "joint", "epochs": 16}, {}),
+    "times alone (LD3)": ({"learns": "times", "epochs": 18}, {}),
+    "coefficients alone (S4S)": ({"learns": "coefficients", "epochs": 18}, {}),
     "start: dpmpp_3m": ({}, {"solver": "dpmpp_3m"}),
     "start: ddim": ({}, {"solver": "ddim"}),
     "start: unip_bh2": ({}, {"solver": "unip_bh2"}),
@@ -51,45 +64,81 @@ ROWS: dict[str, tuple[dict, dict]] = {
 }
 
 
-@stage.command
+class Eye:
+    """The network that fits may see, as distances by features want it."""
+
+    def __init__(self, problem: Problem):
+        self.seen = problem.seen
+
+    def residual(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.seen(x) - self.seen(y)
+
+
+@click.command()
+@click.argument("name", type=click.Choice(NAMES))
+@click.argument("seed", type=int)
 @click.option("--nfe", default=5, show_default=True)
-@click.option("--count", default=10_000, show_default=True, help="Samples per row.")
-def main(params: Params, nfe: int, count: int) -> None:
-    setting, alt, alt_start = Setting(params), resolve.learner(params, "s4s_alt"), params.starts["s4s_alt"]
-    files = (params.model.weights, params.fid.features, setting.places.reference, *setting.pair_files)
-    scratch = Scratch(fingerprint("ablations", nfe, count, alt.model_dump(), alt_start.model_dump(), files=files))
-    seeds = (params.sample.seed, params.sample.seed + 1)
-    noises, others = (setting.draw("sample", count, seed) for seed in seeds)
-    teacher = Tableau.load(setting.places.table(resolve.teacher(params)))
-    same = [part[:1000] for part in noises]
-    ideal = sample(setting.denoiser, teacher, *same)
+@click.option("--row", "chosen", multiple=True, type=click.Choice(list(ROWS)), help="Only these.")
+def main(name: str, seed: int, nfe: int, chosen: tuple[str, ...]) -> None:
+    params, problem = pipeline.load(), Problem(name, CPU)
+    os.chdir("benchmarks/rivals")  # where the models lie
+    folder, file = f"pairs/{name}-{seed}", Path(f"results/ablations/{name}-{nfe}-{seed}.json")
+    exact = Pairs.load(f"{folder}/sample.safetensors", CPU)
+    ideal = frechet.statistics(problem.judge(exact.x_0.clone()).double())
 
-    def row(name: str) -> dict:
-        changed, changed_start = ROWS[name]
-        block = Learner.model_validate(alt.model_dump() | changed)
-        start = Start.model_validate(alt_start.model_dump() | changed_start)
-        student = learn.student_of(block, registry.make(start.solver, start.schedules[0], setting.noise, nfe), PLAIN)
-        net = loading.load(params.perceptual.network, params.perceptual.weights, setting.device)
-        distance_fn = distance.build(block.distance, net, setting.denoiser.decode)
-        training, validation = setting.pairs(block.pairs, block.validation_pairs)
-        task = Task(student, setting.denoiser, training, validation, Scratch(f"{scratch.folder.name}/{name}"),
-                    block.seed, params.run.micro_batch_size, name)  # fmt: skip
+    def measured(row: str) -> dict[str, float]:
+        block, student = changed(params, row, problem.denoiser.noise_schedule, nfe)
+        training = Pairs.load(f"{folder}/train.safetensors", CPU, block.pairs)
+        validation = Pairs.load(f"{folder}/validation.safetensors", CPU, block.validation_pairs)
+        scratch = Scratch(fingerprint("ablations", name, row, nfe, seed, block.model_dump()))
+        task = Task(student, problem.denoiser, training, validation, scratch, seed, params.run.micro_batch_size, row)
         rates = adam.Adam(block.batch_size, block.learning_rate, block.radius)
-        history = adam.fit(task, learn.phases(block), distance_fn, rates)
-        lows = accumulate((epoch["validation"] for epoch in history), min)
-        kept = [epoch["learns"] for epoch, low in zip(history[1:], lows, strict=False) if epoch["validation"] < low]
-        epochs = {what: sum(what in learns for learns in kept) for what in (TIMES, COEFFICIENTS)}
-        rms = (sample(setting.denoiser, student(), *same) - ideal).square().mean().sqrt().item()
-        fids = {"fid": setting.fids(student(), *noises)["fid"], "others": setting.fids(student(), *others)["fid"]}
-        return fids | {"distance": rms} | epochs
+        history = adam.fit(task, learn.phases(block), distance.build(block.distance, Eye(problem)), rates)
+        end = sampling.samples(problem, student(), Noises("sample", seed, len(exact))).x_0
+        error = (end - exact.x_0).double().square().mean().sqrt().item()
+        to_teacher = frechet.distance_and_slope(problem.judge(end.clone()).double(), ideal)[0]
+        scratch.clear()
+        return {"to_teacher": to_teacher, "error": error, **epochs_kept(history)}
 
-    lines = ["| changed | FID | FID, other noises | teacher distance | epochs kept: times, coefficients |"]
-    lines.append("|---|--:|--:|--:|--:|")
-    for number, name in enumerate(tqdm(ROWS, "rows", disable=None)):
-        value = scratch.once(f"row-{number}", lambda name=name: row(name))
-        kept = f"{value[TIMES]}, {value[COEFFICIENTS]}"
-        lines.append(f"| {name} | {value['fid']:.3f} | {value['others']:.3f} | {value['distance']:.4f} | {kept} |")
-        write_text(PAGES / f"ablations/{nfe}.md", "\n".join([*lines, ""]))
+    found = read_json(file) if file.exists() else {}
+    for row in tqdm(chosen or ROWS, disable=None):
+        if row not in found:
+            found[row] = measured(row)
+            write_json(file, found)
+            write_text(f"../../docs/results/ablations/{nfe}-{seed}.md", table(nfe, seed))
+
+
+def changed(params: Params, row: str, noise: NoiseSchedule, nfe: int) -> tuple[Learner, Family]:
+    """The settings of a row, and what it learns."""
+    of_learner, of_start = ROWS[row]
+    block = Learner.model_validate(resolve.learner(params, "s4s_alt").model_dump() | of_learner)
+    start = Start.model_validate(params.starts["s4s_alt"].model_dump() | of_start)
+    return block, learn.student_of(block, registry.make(start.solver, start.schedules[0], noise, nfe), PLAIN)
+
+
+def epochs_kept(history: list[dict]) -> dict[str, int]:
+    """How many epochs lowered the validation loss, by what they learned."""
+    lows = accumulate((epoch["validation"] for epoch in history), min)
+    kept = [epoch["learns"] for epoch, low in zip(history[1:], lows, strict=False) if epoch["validation"] < low]
+    return {what: sum(what in learns for learns in kept) for what in (TIMES, COEFFICIENTS)}
+
+
+def table(nfe: int, seed: int) -> str:
+    """Markdown, of what has been run."""
+    files = {name: Path(f"results/ablations/{name}-{nfe}-{seed}.json") for name in NAMES}
+    found = {name: read_json(file) for name, file in files.items() if file.exists()}
+    heads = "".join(f" {name}: distance | RMS error | epochs kept |" for name in found)
+    lines = [f"| changed |{heads}", "|---|" + "--:|--:|--:|" * len(found)]
+    shown = [row for row in ROWS if any(row in of for of in found.values())]
+    lines += [f"| {row} |" + "".join(cells(of.get(row)) for of in found.values()) for row in shown]
+    return "\n".join([*lines, ""])
+
+
+def cells(found: dict | None) -> str:
+    """Those of a row and a model; dashes for what has not been run."""
+    if found is None:
+        return " - | - | - |"
+    return f" {found['to_teacher']:.3g} | {found['error']:.3g} | {found[TIMES]}, {found[COEFFICIENTS]} |"
 
 
 if __name__ == "__main__":

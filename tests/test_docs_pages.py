@@ -79,7 +79,7 @@ def committed(path):
     ("page", "generated"),
     [
         ("docs/results/results.md", "docs/results/sweep/table.md"),
-        ("docs/results/ablations.md", "docs/results/ablations/5.md"),
+        ("docs/results/ablations.md", "docs/results/ablations/5-0.md"),
         ("docs/results/benchmarks.md", "docs/results/benchmarks/cost.md"),
         ("docs/results/benchmarks.md", "docs/results/benchmarks/restarts.md"),
         ("docs/results/benchmarks.md", "docs/results/benchmarks/stages.md"),
