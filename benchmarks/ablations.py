@@ -90,7 +90,7 @@ def main(name: str, seed: int, nfe: int, chosen: tuple[str, ...]) -> None:
         block, student = changed(params, row, problem.denoiser.noise_schedule, nfe)
         training = Pairs.load(f"{folder}/train.safetensors", CPU, block.pairs)
         validation = Pairs.load(f"{folder}/validation.safetensors", CPU, block.validation_pairs)
-        scratch = Scratch(fingerprint("ablations", name, row, nfe, seed, block.model_dump()))
+        scratch = Scratch(fingerprint("ablations", name, row, nfe, seed, block.model_dump(), files=(folder,)))
         task = Task(student, problem.denoiser, training, validation, scratch, seed, params.run.micro_batch_size, row)
         rates = adam.Adam(block.batch_size, block.learning_rate, block.radius)
         history = adam.fit(task, learn.phases(block), distance.build(block.distance, Eye(problem)), rates)
