@@ -13,21 +13,22 @@ MEASURES = {
 
 
 def page(found: dict[str, dict[str, list[dict]]], settings: dict) -> str:
-    """A section for every model, a table for every measure, a row for every solver; the lowest of a column is bold."""
+    """A section for every model, a table for every measure, a row for every solver, a column for every NFE that has
+    been run; the lowest of a column is bold."""
     lines = []
     for name, rows in found.items():
         lines += [f"## {name}", ""]
         (teacher,) = {cell["nfe"] for cell in rows["teacher"]}
         own = mean(cell["fid"] for cell in rows["teacher"])
         lines += [f"Teacher: {teacher} evaluations, Fréchet distance {own:.4g} to its own distribution.", ""]
+        solvers = {row: cells for row, cells in rows.items() if row != "teacher"}
+        run = {cell["nfe"] for cells in solvers.values() for cell in cells}
+        nfes = [nfe for nfe in settings["nfe"] if nfe in run]
         for measure, title in MEASURES.items():
-            lines += [f"{title}:", "", "| NFE | " + " | ".join(map(str, settings["nfe"])) + " |"]
-            lines.append("|---|" + "--:|" * len(settings["nfe"]))
-            solvers = {row: cells for row, cells in rows.items() if row != "teacher"}
-            values = {row: [_values(cells, nfe, measure) for nfe in settings["nfe"]] for row, cells in solvers.items()}
-            least = [
-                min((mean(v[i]) for v in values.values() if v[i]), default=None) for i in range(len(settings["nfe"]))
-            ]
+            lines += [f"{title}:", "", "| NFE | " + " | ".join(map(str, nfes)) + " |"]
+            lines.append("|---|" + "--:|" * len(nfes))
+            values = {row: [_values(cells, nfe, measure) for nfe in nfes] for row, cells in solvers.items()}
+            least = [min((mean(v[i]) for v in values.values() if v[i]), default=None) for i in range(len(nfes))]
             for row, columns in values.items():
                 cells = [_cell(column, low, measure) for column, low in zip(columns, least, strict=True)]
                 lines.append(f"| {row} | " + " | ".join(cells) + " |")

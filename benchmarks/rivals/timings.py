@@ -14,8 +14,11 @@ FILE, FOLDER = "timings.json", Path("timings")
 
 def main() -> None:
     new = {str(path.relative_to(FOLDER).with_suffix("")): read_json(path) for path in FOLDER.glob("*/*.json")}
-    rounded = {row: {nfe: round(seconds, 3) for nfe, seconds in took.items()} for row, took in new.items()}
-    write(read_json(FILE) | rounded)
+    known = read_json(FILE)
+    for row, took in new.items():
+        every = known.get(row, {}) | {nfe: round(seconds, 3) for nfe, seconds in took.items()}
+        known[row] = {nfe: every[nfe] for nfe in sorted(every, key=int)}
+    write(known)
 
 
 def write(seconds: dict[str, dict[str, float]]) -> None:

@@ -57,7 +57,8 @@ def main(name: str, seed: int, row: str, schedule: str | None) -> None:
                                 "seconds": cost["seconds"]}  # fmt: skip
 
     confirms = name in confirmation.MODELS
-    nfes = [teacher_nfe] if row == "teacher" else settings["confirmation_nfe" if confirms else "nfe"]
+    nfes = settings["confirmation_nfe"][name] if confirms else settings["nfe"]
+    nfes = [teacher_nfe] if row == "teacher" else nfes
     cells = [{"nfe": nfe, "seed": seed, **scratch.once(f"cell-{nfe}", lambda nfe=nfe: measured(nfe))} for nfe in nfes]
     file = f"{name}/{row}{f'_{schedule}' if schedule else ''}-{seed}.json"
     # What a clock says differs from run to run: it is no result.

@@ -17,7 +17,7 @@ BESIDE = "digits"  # a development model that the figure of the confirmation mod
 def main(folder: str) -> None:
     settings, seconds = params.load(), read_json("timings.json")
     if folder == "confirmed":
-        settings["nfe"] = settings["confirmation_nfe"]
+        settings["nfe"] = sorted({nfe for nfes in settings["confirmation_nfe"].values() for nfe in nfes})
     found = {name: read(f"{folder}/{name}", settings, seconds) for name in settings[FOLDERS[folder]]}
     found = {name: rows for name, rows in found.items() if rows}
     write_text(f"{folder}/tables.md", page.page(found, settings))
