@@ -16,14 +16,15 @@ BESIDE = "digits"  # a development model that the figure of the confirmation mod
 @click.argument("folder", type=click.Choice(tuple(FOLDERS)), default="results")
 def main(folder: str) -> None:
     settings, seconds = params.load(), read_json("timings.json")
+    by_model = [set(nfes) for nfes in settings["confirmation_nfe"].values()]
     if folder == "confirmed":
-        settings["nfe"] = sorted({nfe for nfes in settings["confirmation_nfe"].values() for nfe in nfes})
+        settings["nfe"] = sorted(set.union(*by_model))
     found = {name: read(f"{folder}/{name}", settings, seconds) for name in settings[FOLDERS[folder]]}
     found = {name: rows for name, rows in found.items() if rows}
     write_text(f"{folder}/tables.md", page.page(found, settings))
     if folder == "confirmed":
         beside = {f"{BESIDE} (chosen on)": read(f"results/{BESIDE}", settings, seconds)}
-        figure.draw(beside | found, settings["nfe"], Path(folder) / "distances.png")
+        figure.draw(beside | found, sorted(set.intersection(*by_model)), Path(folder) / "distances.png")
 
 
 def read(folder: str, settings: dict[str, Any], seconds: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
