@@ -73,7 +73,7 @@ def main(params: Params, folder: str, name: str, nfe: int) -> None:
         if newton:
             learns = {"coefficients": (COEFFICIENTS,), "times": (TIMES,), "joint": (COEFFICIENTS, TIMES)}
             fit = partial(gauss_newton.fit, learns=learns[settings.learns], distance=distance_fn,
-                          batch_size=settings.batch_size, steps=settings.epochs)  # fmt: skip
+                          batch_size=settings.batch_size, steps=settings.epochs, pace=gauss_newton.BRISK)  # fmt: skip
             student, history = gauss_newton.widened(task, basis, fit)
         elif settings.optimizer == "evolution":
             evolution = reward.Settings(settings.epochs, settings.batch_size, settings.learning_rate,

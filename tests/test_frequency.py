@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -229,34 +230,60 @@ def test_a_fit_ends_when_the_validation_pairs_see_no_progress(tmp_path):
                                100)  # fmt: skip
     losses = [row["validation"] for row in history[:-1]]
     assert len(losses) < 60
-    assert losses.index(min(losses)) == len(losses) - 1 - gauss_newton.PATIENCE
+    assert losses.index(min(losses)) == len(losses) - 1 - gauss_newton.PATIENT.patience
+
+
+def test_a_brisk_fit_ends_when_progress_is_slow(tmp_path):
+    """At the first step after which the last ones gained too little, and no later."""
+    pace = gauss_newton.BRISK
+    history = gauss_newton.fit(task_of(PLAIN, tmp_path, Wiener()), ("coefficients", "times"), distance.pseudo_huber, 40,
+                               100, pace)  # fmt: skip
+    losses = [row["validation"] for row in history[:-1]]
+
+    def gained(n):
+        return 1 - min(losses[: n + 1]) / min(losses[: n + 1 - pace.patience])
+
+    last = len(losses) - 1
+    assert pace.patience < last < 60
+    assert gained(last) <= pace.progress
+    assert all(gained(n) > pace.progress for n in range(pace.patience, last))
+
+
+@given(
+    st.lists(st.floats(0.01, 10) | st.just(float("inf")), min_size=2, max_size=12),
+    st.integers(0, 6),
+    st.integers(1, 4),
+    st.floats(0, 0.5),
+)
+def test_progress_is_what_the_last_steps_gained(losses, since, patience, progress):
+    pace = gauss_newton.Pace((1.0,), (1.0,), patience, progress)
+    old, low = min(losses[:-patience], default=float("inf")), min(losses)
+    goes_on = len(losses) - 1 - since < patience or low < old * (1 - progress)
+    assert gauss_newton.stalled([{"validation": loss} for loss in losses], since, pace) is not goes_on
 
 
 @pytest.mark.slow
-def test_in_bands_steps_become_shorter_until_the_shortest_bring_no_progress(tmp_path, monkeypatch):
+def test_in_bands_steps_become_shorter_until_the_shortest_bring_no_progress(tmp_path):
     """And each time they go on from the best so far, also where the fit was killed in between."""
-    monkeypatch.setattr(gauss_newton, "PATIENCE", 2)
+    pace = replace(gauss_newton.PATIENT, patience=2)
     alone = Wiener()
-    _, history = fitted(THREE, tmp_path / "a", alone, steps=400)
+    _, history = fitted(THREE, tmp_path / "a", alone, 400, pace)
     losses = [row["validation"] for row in history[:-1]]
-    full = next(n for n in range(3, 400) if gauss_newton.stalled(history[:n], 0))  # where full steps ended
+    full = next(n for n in range(3, 400) if gauss_newton.stalled(history[:n], 0, pace))  # where full steps ended
     assert full + 2 * 2 <= len(losses) < 400
     assert min(losses) < min(losses[:full])
-    monkeypatch.setattr(gauss_newton, "LENGTHS", (1.0,))
-    _, only_full = fitted(THREE, tmp_path / "full", Wiener(), steps=400)
+    _, only_full = fitted(THREE, tmp_path / "full", Wiener(), 400, replace(pace, many=(1.0,)))
     assert len(only_full) == full + 1
     assert history[-1]["validation"] < only_full[-1]["validation"]
-    monkeypatch.undo()
-    monkeypatch.setattr(gauss_newton, "PATIENCE", 2)
     with pytest.raises(Killed):
-        fitted(THREE, tmp_path / "b", Wiener(dies_at=alone.calls - 60), steps=400)
+        fitted(THREE, tmp_path / "b", Wiener(dies_at=alone.calls - 60), 400, pace)
     assert Scratch(tmp_path / "b").load("fit")["turn"] > 0
-    assert fitted(THREE, tmp_path / "b", Wiener(), steps=400)[1] == history
+    assert fitted(THREE, tmp_path / "b", Wiener(), 400, pace)[1] == history
 
 
-def fitted(basis, folder, denoiser, steps=4):
+def fitted(basis, folder, denoiser, steps=4, pace=gauss_newton.PATIENT):
     task = task_of(basis, folder, denoiser)
-    history = gauss_newton.fit(task, ("coefficients", "times"), distance.pseudo_huber, 40, steps)
+    history = gauss_newton.fit(task, ("coefficients", "times"), distance.pseudo_huber, 40, steps, pace)
     return task.student(), history
 
 

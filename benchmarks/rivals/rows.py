@@ -183,8 +183,9 @@ def newton(cell: Cell, students: Sequence[Family], settings: dict[str, Any]) -> 
     student = min(students, key=lambda s: gauss_newton.mean_distance(s(), denoiser, trial, DISTANCE, MICRO_BATCH_SIZE))
     basis = frequency.bands(cell.training.x_0) if settings.get("bands") else PLAIN
     metric = by_features(cell, settings["seeing"], student(), trial) if "seeing" in settings else DISTANCE
+    pace = {"patient": gauss_newton.PATIENT, "brisk": gauss_newton.BRISK}[settings.get("pace", "patient")]
     fit = partial(gauss_newton.fit, learns=(COEFFICIENTS, TIMES), distance=metric, batch_size=NEWTON_BATCH_SIZE,
-                  steps=settings.get("steps", NEWTON_STEPS))  # fmt: skip
+                  steps=settings.get("steps", NEWTON_STEPS), pace=pace)  # fmt: skip
     student, history = gauss_newton.widened(cell.task(student), basis, fit)
     return student, len(students) * starts.TRIAL_PAIRS * cell.nfe + history[-1]["evaluations"]
 

@@ -29,12 +29,33 @@ from s4spipe.sampling.tableau.basis import Basis
 PROBES = 2  # random vectors v per pair
 DAMPINGS = 6  # dampings to try, each larger, before a step is given up
 FIRST_DAMPING, LEAST_DAMPING = 1e-2, 1e-5
-# Weights by frequency, or for several NFEs, are too many numbers for the pairs and the probes of one step. So their
-# curvature is a running mean, and once steps of full length only scatter around the minimum, they become shorter.
-KEPT = 0.7  # of the past steps' curvature, while steps have their full length
-LENGTHS = (1.0, 0.5, 0.25)
-PATIENCE = 4  # steps without a lower loss on the validation pairs, after which they become shorter, or a fit ends
+KEPT = 0.7  # of the past steps' curvature where it is a running mean, while steps have their full length
 AVERAGED = 3  # best steps whose mean is tried at the end
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long the steps are, and when a fit ends.
+
+    Weights by frequency, or for several NFEs, are too many numbers for the pairs and the probes of one step. So their
+    curvature is a running mean, and their steps are shorter, as those of full length scatter around the minimum.
+
+    Attributes:
+        few: the steps' lengths while there are few parameters. Each serves until it brings no more progress; after the
+            last one the fit ends.
+        many: the same for many parameters.
+        patience, progress: a length brings no more progress if in the last `patience` steps the lowest loss on the
+            validation pairs has fallen by less than this fraction.
+    """
+
+    few: tuple[float, ...]
+    many: tuple[float, ...]
+    patience: int
+    progress: float
+
+
+BRISK = Pace((1.0,), (0.5,), patience=3, progress=0.02)  # as chosen on three models: docs/results/free.md
+PATIENT = Pace((1.0,), (1.0, 0.5, 0.25), patience=4, progress=0.0)
 
 
 class Parameters:
@@ -151,24 +172,26 @@ class Problem:
         return total.item(), slope, curvature.view(count, count)
 
 
-def fit(task: Task, learns: tuple[str, ...], distance: Distance, batch_size: int, steps: int) -> list[dict]:
+def fit(
+    task: Task, learns: tuple[str, ...], distance: Distance, batch_size: int, steps: int, pace: Pace = PATIENT
+) -> list[dict]:
     """Learn the student in place, and leave it at the parameters that are best on the validation pairs.
 
     This minimises the mean `distance` between the student's samples and the teacher's. See `minimise`.
     """
     problem = Problem(Parameters(task.student, learns), task.denoiser, distance, task.micro_batch_size)
-    return minimise(problem, task, batch_size, steps)
+    return minimise(problem, task, batch_size, steps, pace)
 
 
-def minimise(problem: Objective, task: Task, batch_size: int, steps: int) -> list[dict]:
+def minimise(problem: Objective, task: Task, batch_size: int, steps: int, pace: Pace) -> list[dict]:
     """Minimise an objective, and leave its parameters where it is lowest on the validation pairs.
 
     Every step draws `batch_size` new pairs and solves (H + mu diag H) delta =
     -g (Levenberg 1944; Marquardt 1963). mu grows until the loss on these pairs falls, and shrinks after that. With
-    many parameters, H is a running mean over the steps, and steps become shorter when the validation pairs have seen no
-    progress for a while; they then go on from the best parameters, and past steps count for more. The fit ends after
-    `steps` steps, or when the shortest bring no progress. At the end, the mean of the best steps is a candidate too
-    (see `mix`).
+    many parameters, H is a running mean over the steps. When the validation pairs have seen no progress for a while,
+    steps become shorter, go on from the best parameters, and past steps count for more. The fit ends after `steps`
+    steps, or when the shortest bring no progress. At the end, the mean of the best steps is a candidate too (see
+    `mix`).
 
     Several processes divide every batch. Progress is saved in the task's scratch after every step.
 
@@ -177,6 +200,7 @@ def minimise(problem: Objective, task: Task, batch_size: int, steps: int) -> lis
         task: the pairs, the scratch, the seed and the description; its student is not used.
         batch_size: pairs of a step.
         steps: at most.
+        pace: when they become shorter, and when the fit ends before that.
 
     Returns:
         The losses, as from `s4spipe.learning.adam.fit`: one row per step, without moves, and with the network
@@ -190,14 +214,14 @@ def minimise(problem: Objective, task: Task, batch_size: int, steps: int) -> lis
         best = [(loss, parameters.get())]
         state = {"now": parameters.get(), "best": best, "damping": FIRST_DAMPING, "history": [first], "curvature": None}
         state |= {"turn": 0, "since": 0}
-    lengths = LENGTHS if problem.many else LENGTHS[:1]
+    lengths = pace.many if problem.many else pace.few
     history, damping, turn, since = (state[key] for key in ("history", "damping", "turn", "since"))
     parameters.put(state["now"])
     distributed.barrier()  # all have read how far the fit was before one goes on
 
     rest = range(len(history) - 1, steps)
     for step in (bar := distributed.progress(rest, task.description, steps, initial=len(history) - 1)):
-        if stalled(history, since):
+        if stalled(history, since, pace):
             if turn + 1 == len(lengths):
                 break
             turn, since = turn + 1, len(history) - 1
@@ -266,10 +290,12 @@ def widened(task: Task, basis: Basis, fit: Callable[[Task], list[dict]]) -> tupl
     return student, history
 
 
-def stalled(history: list[dict], since: int) -> bool:
-    """Whether the last steps brought nothing on the validation pairs; none before `since` count."""
+def stalled(history: list[dict], since: int, pace: Pace) -> bool:
+    """Whether the last steps brought no progress on the validation pairs; none before `since` count."""
     losses = [row["validation"] for row in history]
-    return len(losses) - 1 - max(losses.index(min(losses)), since) >= PATIENCE
+    if len(losses) - 1 - since < pace.patience:
+        return False
+    return not min(losses) < (1 - pace.progress) * min(losses[: -pace.patience])
 
 
 def mix(parameters: Parameters, best: list[tuple[float, Tensor]], loss: Callable[[], float]) -> tuple[float, int]:

@@ -17,7 +17,7 @@ from s4spipe.learning import gauss_newton, starts
 from s4spipe.learning.distance import Distance
 from s4spipe.learning.families import Family
 from s4spipe.learning.families.base import check_start
-from s4spipe.learning.gauss_newton import Parameters, Problem
+from s4spipe.learning.gauss_newton import PATIENT, Parameters, Problem
 from s4spipe.learning.pairs import Pairs
 from s4spipe.learning.task import COEFFICIENTS, TIMES, Task
 from s4spipe.runtime.errors import UserError
@@ -196,7 +196,7 @@ def fit(span: Span, task: Task, distance: Distance, batch_size: int, steps: int)
     learns = (COEFFICIENTS, TIMES)
     members = [Problem(Parameters(Member(span, nfe), learns), task.denoiser, distance, task.micro_batch_size)
                for nfe in span.nfes]  # fmt: skip
-    return gauss_newton.minimise(Problems(members), task, batch_size, steps)
+    return gauss_newton.minimise(Problems(members), task, batch_size, steps, PATIENT)
 
 
 def choose(candidates: Mapping[int, Sequence[Tableau]], loss: Callable[[Tableau], float]) -> list[Tableau]:

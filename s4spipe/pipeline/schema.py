@@ -115,7 +115,7 @@ class Teacher(Block):
     nfe: Nfe = key(20, "for rk45 the most that a sample may take")
     tolerance: Tolerance = key(1e-5, "only rk45 reads it: the error that a step may make")
     train: Count = key(600, "pairs to learn from")
-    validation: Count = key(300, "pairs that choose the best parameters")
+    validation: Count = key(600, "pairs that choose the best parameters")
     seed: Seed = key(0)
 
 
@@ -188,7 +188,7 @@ class Learner(Block):
 
 class Refine(Block):
     pairs: Pairs = key(600)
-    validation_pairs: Pairs = key(200)
+    validation_pairs: Pairs = key(600)
     steps: Epochs = key(3, "at 6 evaluations and more; at fewer 6 / NFE times as many, which take the same time")
     seed: Seed = key(0)
     reward: Reward | None = key(None, "what images shall have more of: {network: classifier, weights: models/c}, say")
@@ -239,12 +239,12 @@ STARTS = {
     "gn": Start(),
 }  # fmt: skip
 NEWTON = {"learns": "joint", "optimizer": "gauss_newton", "distance": "pseudo_huber", "radius": 0.0}
-FREE = {"family": "free", **NEWTON, "validation_pairs": 200, "batch_size": 200}
+FREE = {"family": "free", **NEWTON, "validation_pairs": 200, "batch_size": 200, "epochs": 24}
 LEARNERS: dict[str, dict[str, Any]] = {
     "s4s": {"learns": "coefficients", "validation_pairs": 200, "learning_rate": 0.02, "epochs": 10},
     "s4s_alt": {},
-    "free": {**FREE, "epochs": 6},
-    "free_bands": {**FREE, "epochs": 8, "bands": "auto"},
+    "free": FREE,
+    "free_bands": {**FREE, "bands": "auto"},
     "ld3": {"family": "fixed", "learns": "times", "epochs": 18},
     **{name: {"family": name, **ADAM_16} for name in ("dss", "gs", "bns")},
     "s4s_pc": {"family": "pc", "learns": "coefficients", "epochs": 18},
