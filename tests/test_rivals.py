@@ -17,6 +17,8 @@ from benchmarks.rivals.stages import learn, pairs, reference, report
 from s4spipe.learning import gauss_newton
 from s4spipe.learning.pairs import Pairs
 from s4spipe.learning.task import COEFFICIENTS, TIMES
+from s4spipe.pipeline import resolve
+from s4spipe.pipeline.schema import Params
 from s4spipe.runtime.files import read_json
 from s4spipe.runtime.scratch import Scratch
 from s4spipe.sampling.batches import Noises
@@ -99,9 +101,12 @@ ROWS = SETTINGS["rows"]
 def cell(tmp_path_factory):
     problem = Problem("mixture", torch.device("cpu"))
     teacher = sampling.teacher(problem, 20)
-    counts = (("train", 70), ("validation", 20))
-    some = [sampling.samples(problem, teacher, Noises(stream, 0, count)) for stream, count in counts]
-    return lambda nfe=3: rows.Cell(problem, nfe, 0, 900, *some, Scratch(tmp_path_factory.mktemp("row")))
+    counts = (("train", 670), ("validation", 20))
+    drawn, validation = (sampling.samples(problem, teacher, Noises(stream, 0, count)) for stream, count in counts)
+    training, others = drawn.take(torch.arange(70)), drawn.take(torch.arange(70, 670))
+    return lambda nfe=3: rows.Cell(
+        problem, nfe, 0, 900, training, validation, Scratch(tmp_path_factory.mktemp("row")), others
+    )
 
 
 @pytest.mark.parametrize("nfe", [2, 3])
@@ -113,6 +118,20 @@ def test_every_row_gives_a_solver_for_its_nfe_and_says_what_it_cost(row, nfe, ce
     assert sample(given.problem.denoiser, table, given.validation.x_T).isfinite().all()
     assert cost["evaluations"] <= nfe * given.budget or "learns" not in ROWS[row]
     assert (cost["evaluations"] == 0) == (row == "dmn")
+
+
+def test_the_default_rows_have_the_settings_of_the_pipeline():
+    """But that a fit is validated by as many pairs as those of all rows."""
+    params = Params()
+    for row, name in (("free_default", "free"), ("free_bands_default", "free_bands")):
+        learner, block = resolve.learner(params, name), ROWS[row]
+        assert (SETTINGS["pairs"], block["steps"]) == (learner.pairs, learner.epochs)
+        assert SETTINGS["pairs"] == params.refine.pairs
+        assert (block["watch"], block["refine"]) == (params.refine.validation_pairs, params.refine.steps)
+        assert block.get("bands", False) == (learner.bands == "auto")
+        assert learner.batch_size == rows.NEWTON_BATCH_SIZE
+        assert (learner.distance, learner.mean) == ("pseudo_huber", None)  # which is the image
+        assert block["mean"] == "image"
 
 
 @pytest.mark.slow

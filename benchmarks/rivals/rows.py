@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import count
 from typing import Any
@@ -57,6 +57,7 @@ class Cell:
 
     Attributes:
         budget: evaluations that a rival may spend on a fit, for every evaluation of a sample.
+        others: the pairs after those to learn from, of the same stream.
     """
 
     problem: Problem
@@ -66,6 +67,7 @@ class Cell:
     training: Pairs
     validation: Pairs
     scratch: Scratch
+    others: Pairs | None = None
 
     @property
     def noise(self) -> NoiseSchedule:
@@ -207,11 +209,17 @@ def fitted(cell: Cell, settings: dict[str, Any]) -> tuple[Tableau, Cost]:
 
 def free(cell: Cell, settings: dict[str, Any]) -> tuple[Tableau, Cost]:
     """The solver `free`, or `free_bands`, by the pipeline's way. Settings: `refine` is how many steps of refinement it
-    has, `late` whether it learns c_0, and `mean` in what form its states may have the samples' mean."""
+    has, `late` whether it learns c_0, and `mean` in what form its states may have the samples' mean. With `watch`, the
+    refinement is watched by so many of the cell's other pairs, and has more steps at few evaluations, as in the
+    pipeline."""
     student, spent = free_fit(cell, settings)
     if "refine" in settings:
-        seen = partial(with_random, cell.problem, cell.problem.seen)
-        history = refinement.refine(cell.task(student), seen, settings["refine"])
+        seen, steps = partial(with_random, cell.problem, cell.problem.seen), settings["refine"]
+        if "watch" in settings:
+            assert cell.others is not None
+            watch = cell.others.take(torch.arange(settings["watch"]))
+            cell, steps = replace(cell, validation=watch), refinement.steps_at(steps, cell.nfe)
+        history = refinement.refine(cell.task(student), seen, steps)
         spent += history[-1]["evaluations"]
     return student(), {"evaluations": spent}
 

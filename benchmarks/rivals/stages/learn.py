@@ -36,8 +36,11 @@ def main(name: str, seed: int, row: str, schedule: str | None) -> None:
     scratch = Scratch(fingerprint(name, seed, row, block, teacher_nfe, given, files=files))
     statistics = read_tensors(reference)[0]
     goal = statistics["mean"], statistics["covariance"]
-    training = Pairs.load(f"{folder}/train.safetensors", CPU, block.get("pairs", settings["pairs"]))
-    validation, exact = (Pairs.load(f"{folder}/{stream}.safetensors", CPU) for stream in ("validation", "sample"))
+    count = block.get("pairs", settings["pairs"])
+    drawn, validation, exact = (
+        Pairs.load(f"{folder}/{of}.safetensors", CPU) for of in ("train", "validation", "sample")
+    )
+    training, others = drawn.take(torch.arange(count)), drawn.take(torch.arange(count, len(drawn)))
 
     def judged(table: Tableau) -> dict[str, float]:
         noises = Noises("sample", seed, len(exact))
@@ -51,7 +54,7 @@ def main(name: str, seed: int, row: str, schedule: str | None) -> None:
         if row == "teacher":
             return judged(sampling.teacher(problem, 1))
         own = scratch.within(str(nfe))
-        cell = rows.Cell(problem, nfe, seed, settings["budget"], training, validation, own)
+        cell = rows.Cell(problem, nfe, seed, settings["budget"], training, validation, own, others)
         table, cost = rows.make(row, block, cell)
         return judged(table) | {"evaluations": cost["evaluations"], "solver": cost.get("solver", ""),
                                 "seconds": cost["seconds"]}  # fmt: skip
