@@ -10,7 +10,10 @@ from typing import Any
 from s4spipe.report import figures
 from s4spipe.report.figures import plt
 
-ROWS = ("ld3", "dss", "gs", "bns", "dyweight", "s4s", "s4s_alt", "free", "free_bands", "free_bands_mean")
+ROWS = (
+    *("ld3", "dss", "gs", "bns", "dyweight", "s4s", "s4s_alt"),
+    *("free", "free_bands", "free_bands_mean", "free_bands_default"),
+)
 Found = dict[str, dict[str, list[dict[str, Any]]]]
 
 
