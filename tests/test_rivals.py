@@ -170,6 +170,26 @@ def test_the_tables_mark_the_lowest_and_say_how_far_ahead_free_is():
     ]
 
 
+def test_the_default_is_compared_with_the_rivals_of_its_seeds():
+    def cells(evaluations, *values):
+        cost = {"nfe": 3, "evaluations": evaluations, "fid": 1.0, "error": 1.0}
+        return [cost | {"seed": seed, "to_teacher": value} for seed, value in enumerate(values)]
+
+    found = {"digits": {
+        "teacher": [{"nfe": 20, "seed": 0, "fid": 0.5, "error": 0.0}],
+        "gs": cells(1000, 2.0, 4.0, 1e-3),  # the third is of a seed that the default has not been run with
+        "bns_edm": cells(1000, 4.0, 1.0),
+        "dss": cells(1000, 0.1),  # lacks a seed
+        "gs_fit": cells(1000, 0.1, 0.1),
+        "free": cells(1000, 0.1, 0.1),
+        "free_bands_default": cells(1500, 1.0, 0.25),
+    }}  # fmt: skip
+    ours = {"gs_fit": {"by": "gauss_newton"}, "free": {"by": "free"}, "free_bands_default": {"by": "free"}}
+    settings = {"nfe": [3, 4], "rows": {"gs": {}, "bns": {}, "dss": {}} | ours}
+    lines = page.page(found, settings).splitlines()
+    assert lines[-1] == "| digits | 3 | bns_edm | 4 | 2, 4 | 1.5 |"
+
+
 @pytest.mark.parametrize(("folder", "shows"), [("results", "benchmarks"), ("confirmed", "confirmation")])
 def test_the_page_is_of_the_rows_that_are_there_and_the_documentation_shows_it(folder, shows, tmp_path, monkeypatch):
     """In the documentation are the distances to the teacher's samples, the first table of every section."""

@@ -10,6 +10,8 @@ MEASURES = {
     "evaluations": "Network evaluations spent to find it, in thousands",
     "seconds": "Seconds of a core that took",
 }
+DEFAULT = "free_bands_default"  # the pipeline's recommended learner, as it is by default
+OURS = ("free", "gauss_newton")  # what a row that is none of a rival is fitted by
 
 
 def page(found: dict[str, dict[str, list[dict]]], settings: dict) -> str:
@@ -33,7 +35,7 @@ def page(found: dict[str, dict[str, list[dict]]], settings: dict) -> str:
                 cells = [_cell(column, low, measure) for column, low in zip(columns, least, strict=True)]
                 lines.append(f"| {row} | " + " | ".join(cells) + " |")
             lines.append("")
-    return "\n".join(lines + _lead(found, settings))
+    return "\n".join(lines + _lead(found, settings) + _default(found, settings))
 
 
 def _lead(found: dict[str, dict[str, list[dict]]], settings: dict) -> list[str]:
@@ -71,6 +73,53 @@ def _lead(found: dict[str, dict[str, list[dict]]], settings: dict) -> list[str]:
                 f"| {', '.join(close) or 'none'} | {ahead} of {len(own)} |"
             )
     return [*lines, ""]
+
+
+def _default(found: dict[str, dict[str, list[dict]]], settings: dict) -> list[str]:
+    """How far ahead of the rivals the recommended learner is by its default settings, where that row has been run."""
+    table = []
+    for name, rows in found.items():
+        for nfe in settings["nfe"]:
+            by_seed = {row: {cell["seed"]: cell for cell in cells if cell["nfe"] == nfe} for row, cells in rows.items()}
+            own = by_seed.get(DEFAULT, {})
+            rivals = {
+                row: cells for row, cells in by_seed.items() if _rival(row, settings) and own.keys() <= cells.keys()
+            }
+            if own and rivals:
+                table.append(f"| {name} | {nfe} | {_ahead(own, rivals)} |")
+    if not table:
+        return []
+    return [
+        f"## How far ahead {DEFAULT} is",
+        "",
+        "Rivals: all rows but ours, with the seeds that this one has been run with. Evaluations: those spent on",
+        "learning it, as a part of the nearest rival's.",
+        "",
+        "| model | NFE | nearest rival | times as close | by seed | evaluations |",
+        "|---|--:|---|--:|--:|--:|",
+        *table,
+        "",
+    ]
+
+
+def _ahead(own: dict[int, dict], rivals: dict[str, dict[int, dict]]) -> str:
+    """The nearest rival, and how much nearer our cells, by seed, are than the rivals' with the same seeds."""
+
+    def average(cells: dict[int, dict], measure: str) -> float:
+        return mean(cells[seed][measure] for seed in own)
+
+    nearest = min(rivals, key=lambda row: average(rivals[row], "to_teacher"))
+    times = average(rivals[nearest], "to_teacher") / average(own, "to_teacher")
+    least = {seed: min(cells[seed]["to_teacher"] for cells in rivals.values()) for seed in own}
+    by_seed = ", ".join(f"{least[seed] / own[seed]['to_teacher']:.3g}" for seed in own)
+    evaluations = average(own, "evaluations") / average(rivals[nearest], "evaluations")
+    return f"{nearest} | {times:.3g} | {by_seed} | {evaluations:.2g}"
+
+
+def _rival(row: str, settings: dict) -> bool:
+    """Whether a row is neither the teacher nor one of ours."""
+    block = settings["rows"].get(row.removesuffix("_edm"))
+    return row != "teacher" and block is not None and block.get("by") not in OURS
 
 
 def _spread(values: dict[int, float]) -> float:
