@@ -158,7 +158,8 @@ def test_the_tables_mark_the_lowest_and_say_how_far_ahead_free_is():
         "free": cells(3, 1.0, 2.0) + cells(4, 3.0, 3.0),
         "free_bands": cells(4, 1.5, 1.5),  # learns from more
     }}  # fmt: skip
-    settings = {"nfe": [3, 4, 5], "rows": {"gs": {}, "free_bands": {"pairs": 1800}}}
+    ours = {"gs_fit": {"by": "gauss_newton"}, "free": {"by": "free"}, "free_bands": {"by": "free", "pairs": 1800}}
+    settings = {"nfe": [3, 4, 5], "rows": {"gs": {}, "gits": {}} | ours}
     lines = page.page(found, settings).splitlines()
     assert "| NFE | 3 | 4 |" in lines  # 5 has not been run
     assert "| gs | 3 ± 1 | **1 ± 0** |" in lines

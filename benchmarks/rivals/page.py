@@ -11,7 +11,7 @@ MEASURES = {
     "seconds": "Seconds of a core that took",
 }
 DEFAULT = "free_bands_default"  # the pipeline's recommended learner, as it is by default
-OURS = ("free", "gauss_newton")  # what a row that is none of a rival is fitted by
+OURS = ("free", "gauss_newton")  # what fits our rows (`by`)
 
 
 def page(found: dict[str, dict[str, list[dict]]], settings: dict) -> str:
@@ -61,7 +61,7 @@ def _lead(found: dict[str, dict[str, list[dict]]], settings: dict) -> list[str]:
             }
             own = by_seed.pop("free", {})
             others = {row: values for row, values in by_seed.items() if values and row not in apart}
-            rivals = [row for row in others if not row.endswith("_fit")]
+            rivals = [row for row in others if _rival(row, settings)]
             if not own or not rivals:
                 continue
             times = {row: mean(values.values()) / mean(own.values()) for row, values in others.items()}
@@ -118,8 +118,7 @@ def _ahead(own: dict[int, dict], rivals: dict[str, dict[int, dict]]) -> str:
 
 def _rival(row: str, settings: dict) -> bool:
     """Whether a row is neither the teacher nor one of ours."""
-    block = settings["rows"].get(row.removesuffix("_edm"))
-    return row != "teacher" and block is not None and block.get("by") not in OURS
+    return row != "teacher" and settings["rows"][row.removesuffix("_edm")].get("by") not in OURS
 
 
 def _spread(values: dict[int, float]) -> float:
