@@ -2,12 +2,13 @@
 
 Run as `PYTHONPATH=../.. python -m benchmarks.rivals.eyes photos 1` in this folder, which holds the pairs of that seed
 (`dvc repro -s pairs@photos-1`). It prints the distance to the teacher's samples by the judge's network, after the fit
-of `free`, or of `free_bands`, and after its refinement. Alone, only the network that is minimised says which step is
-kept. With `--seeing`, each fit is by what the network sees of pairs (`perceptual_huber`), and its refinement has random
-features beside.
+of a row, and after its refinement by each network with random features beside, which is the pipeline's way. With
+`--alone`, also after a refinement by the network alone, which alone says then which step is kept. With `--seeing`, each
+fit is by what the network sees of pairs (`perceptual_huber`).
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.rivals import params, rows, sampling
-from benchmarks.rivals.problems import mixture, photos
-from benchmarks.rivals.problems.problem import FeatureFn, Problem
+from benchmarks.rivals.problems import confirmation, mixture, photos
+from benchmarks.rivals.problems.problem import NAMES, FeatureFn, Problem
 from s4spipe.features.base import frechet
 from s4spipe.features.digits import DigitFeatures, to_255
 from s4spipe.features.random import BESIDE, RandomFeatures
@@ -33,20 +34,27 @@ from s4spipe.sampling.tableau import Tableau
 from s4spipe.training import digits
 
 CPU = torch.device("cpu")
+ROWS = ["free_bands_default", "free_default", "free_bands", "free"]
 STEPS, BATCH_SIZE, SEED = 100, 100, 3  # training of the poor classifiers; the good ones' has 900 or 1,500 such steps
 
 
 @click.command()
-@click.argument("name", type=click.Choice(["digits", "photos", "mixture"]))
+@click.argument("name", type=click.Choice(NAMES))
 @click.argument("seed", type=int)
 @click.option("--nfe", default="3,4,5,6", show_default=True, help="Evaluations, with commas between.")
-@click.option("--row", type=click.Choice(["free", "free_bands"]), default="free", show_default=True)
+@click.option("--row", type=click.Choice(ROWS), default=ROWS[0], show_default=True)
+@click.option("--alone", is_flag=True, help="Refine by each network alone, too.")
 @click.option("--seeing", is_flag=True, help="Fit by what each network sees, too.")
-def main(name: str, seed: int, nfe: str, row: str, seeing: bool) -> None:
+def main(name: str, seed: int, nfe: str, row: str, alone: bool, seeing: bool) -> None:
     settings, problem = params.load(), Problem(name, CPU)
     folder, block = f"pairs/{name}-{seed}", settings["rows"][row]
-    training = Pairs.load(f"{folder}/train.safetensors", CPU, block.get("pairs", settings["pairs"]))
-    validation, exact = (Pairs.load(f"{folder}/{stream}.safetensors", CPU) for stream in ("validation", "sample"))
+    count = block.get("pairs", settings["pairs"])
+    drawn, validation, exact = (
+        Pairs.load(f"{folder}/{of}.safetensors", CPU) for of in ("train", "validation", "sample")
+    )
+    training, watch = drawn.take(torch.arange(count)), validation
+    if "watch" in block:
+        watch = drawn.take(torch.arange(count, count + block["watch"]))
     goal = frechet.statistics(problem.judge(exact.x_0).double())
 
     def judged(table: Tableau) -> float:
@@ -63,9 +71,9 @@ def main(name: str, seed: int, nfe: str, row: str, seeing: bool) -> None:
         "poor": poor(problem),
         "random": lambda x: chance.embed(problem.denoiser.decode(x)),
     }
-    heads = "{net}: fit by it | refined" if seeing else "{net} alone | {net}"
-    click.echo(f"| model | NFE | fit | {' | '.join(heads.format(net=net) for net in networks)} |")
-    click.echo("|---|" + "--:|" * (2 + 2 * len(networks)))
+    heads = [f"{net}{head}" for net in networks for head in [" alone"] * alone + [": fit by it"] * seeing + [""]]
+    click.echo(f"| model | NFE | fit | {' | '.join(heads)} |")
+    click.echo("|---|" + "--:|" * (2 + len(heads)))
     for evaluations in map(int, nfe.split(",")):
         cell = rows.Cell(problem, evaluations, seed, 0, training, validation, Scratch(Path(".s4spipe/eyes")))
 
@@ -76,20 +84,23 @@ def main(name: str, seed: int, nfe: str, row: str, seeing: bool) -> None:
 
         def refined(student: Family, *nets: FeatureFn, cell: rows.Cell = cell) -> float:
             cell.scratch.clear()
-            refinement.refine(cell.task(student), lambda x: [net(x) for net in nets], block["refine"])
+            steps = refinement.steps_at(block["refine"], cell.nfe) if "watch" in block else block["refine"]
+            refinement.refine(replace(cell, validation=watch).task(student), lambda x: [net(x) for net in nets], steps)
             return judged(student())
 
         student, distance = fitted()
         parameters = Parameters(student, (COEFFICIENTS, TIMES))
         begun, found = parameters.get(), [distance]
         for net in networks.values():
+            if alone:
+                found.append(refined(student, net))
+                parameters.put(begun)
             if seeing:
                 other, distance = fitted(seeing=net)
                 found += [distance, refined(other, net, beside)]
-                continue
-            for nets in ((net,), (net, beside)):
+            else:
+                found.append(refined(student, net, beside))
                 parameters.put(begun)
-                found.append(refined(student, *nets))
         cell.scratch.clear()
         click.echo(f"| {name} | {evaluations} | " + " | ".join(f"{distance:.3g}" for distance in found) + " |")
 
@@ -99,30 +110,36 @@ def poor(problem: Problem) -> FeatureFn:
     if problem.name == "mixture":
         return mixture.RandomFeatures(SEED, 8).requires_grad_(False)
     torch.manual_seed(SEED)
+    decode = problem.denoiser.decode
+    if problem.name in confirmation.MODELS:
+        patches = confirmation.MODELS[problem.name].PATCHES
+        look = confirmation.look(problem.name, "seen")
+        train(look, look, lambda rng: patches.draw(rng, BATCH_SIZE))
+        return lambda x: look.features(decode(x).float().clamp(-1, 1))
     if problem.name == "photos":
-        images = photos.photographs()
-        return trained(photos.PatchFeatures((12, 24, 24), 3), lambda rng: photos.patches(images, rng, BATCH_SIZE),
-                       problem.denoiser.decode)  # fmt: skip
-    x, y = digits.images()
+        net, images = photos.PatchFeatures((12, 24, 24), 3), photos.photographs()
+        train(net, lambda x: net.head(net(to_255(x))), lambda rng: photos.patches(images, rng, BATCH_SIZE))
+        return lambda x: net.embed(decode(x))
+    digit, (x, y) = DigitFeatures((8, 12, 12), width=24), digits.images()
 
     def draw(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         index = torch.tensor(rng.integers(len(x), size=BATCH_SIZE))
         return x[index], y[index]
 
-    return trained(DigitFeatures((8, 12, 12), width=24), draw, problem.denoiser.decode)
+    train(digit, lambda x: digit.head(digit(to_255(x))), draw)
+    return lambda x: digit.embed(decode(x))
 
 
-def trained(net: nn.Module, draw: Callable, decode: Callable[[Tensor], Tensor]) -> FeatureFn:
+def train(net: nn.Module, logits: Callable[[Tensor], Tensor], draw: Callable) -> None:
     optimizer = torch.optim.AdamW(net.parameters(), 2e-3)
     for step in range(STEPS):
         x, labels = draw(np.random.default_rng((SEED, step)))
-        loss = cross_entropy(net.head(net(to_255(x))), labels)
+        loss = cross_entropy(logits(x), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     click.echo(f"the poor network's loss: {loss.item():.2f}", err=True)
     net.eval().requires_grad_(False)
-    return lambda x: net.embed(decode(x))
 
 
 if __name__ == "__main__":
