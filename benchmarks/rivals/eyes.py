@@ -8,7 +8,6 @@ fit is by what the network sees of pairs (`perceptual_huber`).
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -23,7 +22,6 @@ from benchmarks.rivals.problems.problem import NAMES, FeatureFn, Problem
 from s4spipe.features.base import frechet
 from s4spipe.features.digits import DigitFeatures, to_255
 from s4spipe.features.random import BESIDE, RandomFeatures
-from s4spipe.learning import refinement
 from s4spipe.learning.families import Family
 from s4spipe.learning.gauss_newton import Parameters
 from s4spipe.learning.pairs import Pairs
@@ -52,9 +50,7 @@ def main(name: str, seed: int, nfe: str, row: str, alone: bool, seeing: bool) ->
     drawn, validation, exact = (
         Pairs.load(f"{folder}/{of}.safetensors", CPU) for of in ("train", "validation", "sample")
     )
-    training, watch = drawn.take(torch.arange(count)), validation
-    if "watch" in block:
-        watch = drawn.take(torch.arange(count, count + block["watch"]))
+    training, others = drawn.take(torch.arange(count)), drawn.take(torch.arange(count, len(drawn)))
     goal = frechet.statistics(problem.judge(exact.x_0).double())
 
     def judged(table: Tableau) -> float:
@@ -75,7 +71,7 @@ def main(name: str, seed: int, nfe: str, row: str, alone: bool, seeing: bool) ->
     click.echo(f"| model | NFE | fit | {' | '.join(heads)} |")
     click.echo("|---|" + "--:|" * (2 + len(heads)))
     for evaluations in map(int, nfe.split(",")):
-        cell = rows.Cell(problem, evaluations, seed, 0, training, validation, Scratch(Path(".s4spipe/eyes")))
+        cell = rows.Cell(problem, evaluations, seed, 0, training, validation, Scratch(Path(".s4spipe/eyes")), others)
 
         def fitted(cell: rows.Cell = cell, **more: FeatureFn) -> tuple[Family, float]:
             cell.scratch.clear()
@@ -84,8 +80,7 @@ def main(name: str, seed: int, nfe: str, row: str, alone: bool, seeing: bool) ->
 
         def refined(student: Family, *nets: FeatureFn, cell: rows.Cell = cell) -> float:
             cell.scratch.clear()
-            steps = refinement.steps_at(block["refine"], cell.nfe) if "watch" in block else block["refine"]
-            refinement.refine(replace(cell, validation=watch).task(student), lambda x: [net(x) for net in nets], steps)
+            rows.refined(cell, block, student, lambda x: [net(x) for net in nets])
             return judged(student())
 
         student, distance = fitted()

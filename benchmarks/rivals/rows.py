@@ -209,19 +209,22 @@ def fitted(cell: Cell, settings: dict[str, Any]) -> tuple[Tableau, Cost]:
 
 def free(cell: Cell, settings: dict[str, Any]) -> tuple[Tableau, Cost]:
     """The solver `free`, or `free_bands`, by the pipeline's way. Settings: `refine` is how many steps of refinement it
-    has, `late` whether it learns c_0, and `mean` in what form its states may have the samples' mean. With `watch`, the
-    refinement is watched by so many of the cell's other pairs, and has more steps at few evaluations, as in the
-    pipeline."""
+    has, `late` whether it learns c_0, and `mean` in what form its states may have the samples' mean."""
     student, spent = free_fit(cell, settings)
     if "refine" in settings:
-        seen, steps = partial(with_random, cell.problem, cell.problem.seen), settings["refine"]
-        if "watch" in settings:
-            assert cell.others is not None
-            watch = cell.others.take(torch.arange(settings["watch"]))
-            cell, steps = replace(cell, validation=watch), refinement.steps_at(steps, cell.nfe)
-        history = refinement.refine(cell.task(student), seen, steps)
-        spent += history[-1]["evaluations"]
+        spent += refined(cell, settings, student, partial(with_random, cell.problem, cell.problem.seen))
     return student(), {"evaluations": spent}
+
+
+def refined(cell: Cell, settings: dict[str, Any], student: Family, seen: refinement.FeatureFn) -> int:
+    """Refine a student in place by what is seen of its samples; the evaluations spent. With `watch`, so many of the
+    cell's other pairs say which step is kept, and there are more steps at few evaluations, as in the pipeline."""
+    steps = settings["refine"]
+    if "watch" in settings:
+        assert cell.others is not None
+        watch = cell.others.take(torch.arange(settings["watch"]))
+        cell, steps = replace(cell, validation=watch), refinement.steps_at(steps, cell.nfe)
+    return refinement.refine(cell.task(student), seen, steps)[-1]["evaluations"]
 
 
 def free_fit(cell: Cell, settings: dict[str, Any]) -> tuple[Family, int]:
