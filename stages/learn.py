@@ -150,7 +150,7 @@ def objectives_of(
     if not settings.reward:
         return [objective.Frechet(samples, lambda x: [net.embed(denoiser.decode(x))], start) for samples in streams]
     rewarded = stage.reward(params, settings.reward, f"learners.{name}.reward", denoiser)
-    eyes = beside(net.embed, denoiser.decode, denoiser.device)
+    eyes = beside(net.embed, denoiser.decode)
     guards = [objective.Frechet(samples, eyes, start, frechet.extrapolated) for samples in streams]
     return [objective.Rewarded(rewarded, guard) for guard in guards]
 

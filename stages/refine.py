@@ -36,7 +36,7 @@ def main(params: Params, name: str, nfe: int) -> None:
     start = Tableau.load(fitted)
     student = Free(start, late=start.meta.get("params", {}).get("late", True))
 
-    feature_fn = beside(net.embed, denoiser.decode, denoiser.device)
+    feature_fn = beside(net.embed, denoiser.decode)
     rewarded, weight = None, 1.0
     if settings.reward:
         rewarded, weight = stage.reward(params, settings.reward, "refine.reward", denoiser), settings.reward.weight

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from s4spipe import features
 from s4spipe.features.base import frechet
-from s4spipe.features.random import SIZE, RandomFeatures
+from s4spipe.features.random import BESIDE, SIZE, RandomFeatures, beside
 from s4spipe.training.digits import images
 
 CPU = torch.device("cpu")
@@ -21,6 +21,15 @@ def test_it_is_the_same_everywhere():
     expected = torch.tensor([0.12515, 0.15701, 0.25411, 0.06658])
     torch.testing.assert_close(seen[0, :4].abs(), expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(RandomFeatures(seed=1).embed(x), seen)
+
+
+def test_beside_a_network_stand_those_of_two_other_seeds():
+    x = torch.rand(5, 3, 16, 16, generator=torch.manual_seed(0))
+    own, others = beside(lambda images: images.mean((2, 3)), lambda x: 2 * x - 1)(x)
+    expected = [RandomFeatures(seed).embed(2 * x - 1) for seed in BESIDE]
+    assert torch.equal(own, (2 * x - 1).mean((2, 3)))
+    assert len(set(BESIDE) - {0}) == 2  # FID's are of seed 0
+    assert torch.equal(others, torch.cat(expected, 1))
 
 
 @settings(deadline=None, max_examples=30)

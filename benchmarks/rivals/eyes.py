@@ -21,7 +21,7 @@ from benchmarks.rivals.problems import confirmation, mixture, photos
 from benchmarks.rivals.problems.problem import NAMES, FeatureFn, Problem
 from s4spipe.features.base import frechet
 from s4spipe.features.digits import DigitFeatures, to_255
-from s4spipe.features.random import BESIDE, RandomFeatures
+from s4spipe.features.random import RandomFeatures, joined
 from s4spipe.learning.families import Family
 from s4spipe.learning.gauss_newton import Parameters
 from s4spipe.learning.pairs import Pairs
@@ -57,10 +57,10 @@ def main(name: str, seed: int, nfe: str, row: str, alone: bool, seeing: bool) ->
         own = sampling.samples(problem, table, Noises("sample", seed, len(exact))).x_0
         return frechet.distance_and_slope(problem.judge(own).double(), goal)[0]
 
-    chance, second = RandomFeatures(), RandomFeatures(BESIDE)
+    chance = RandomFeatures()
 
     def beside(x: Tensor) -> Tensor:
-        return second.embed(problem.denoiser.decode(x))
+        return joined(problem.denoiser.decode(x))
 
     networks = {
         "good": problem.seen,

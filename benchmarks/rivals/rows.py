@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.rivals.problems.problem import FeatureFn, Problem
 from s4spipe.features.base import frechet
-from s4spipe.features.random import BESIDE, RandomFeatures
+from s4spipe.features.random import joined
 from s4spipe.learning import (
     adam,
     distance,
@@ -240,7 +240,7 @@ def free_fit(cell: Cell, settings: dict[str, Any]) -> tuple[Family, int]:
 
 def with_random(problem: Problem, net: FeatureFn, x: Tensor) -> list[Tensor]:
     """What a refinement sees of samples, as the pipeline's does: by a network, and by random features."""
-    return [net(x), RandomFeatures(BESIDE).embed(problem.denoiser.decode(x))]
+    return [net(x), joined(problem.denoiser.decode(x))]
 
 
 def searched(cell: Cell, settings: dict[str, Any]) -> tuple[Tableau, Cost]:

@@ -15,7 +15,7 @@ from s4spipe.features.base.embedding import Embedding
 
 WIDTH, SCALES, SMALLEST = 24, 4, 4  # channels of a layer; how often an image is halved at most, and to which side
 SIZE = 64  # of the features
-BESIDE = 1  # the seed of those that a refinement sees beside its network's; FID's are of seed 0
+BESIDE = (1, 8)  # the seeds of those that a refinement sees beside its network's; FID's are of seed 0
 
 
 class RandomFeatures(Embedding):
@@ -66,21 +66,22 @@ def _projection(seed: int, width: int) -> Tensor:
     return torch.tensor(np.linalg.qr(drawn)[0], dtype=torch.float32)
 
 
-def beside(
-    embed: Callable[[Tensor], Tensor], decode: Callable[[Tensor], Tensor], device: torch.device
-) -> Callable[[Tensor], list[Tensor]]:
+def joined(images: Tensor) -> Tensor:
+    """The features [B, 128] of images [B, C, height, width] that stand beside a network's: those of two seeds."""
+    return torch.cat([RandomFeatures(seed).embed(images) for seed in BESIDE], 1)
+
+
+def beside(embed: Callable[[Tensor], Tensor], decode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], list[Tensor]]:
     """What learning by a Fréchet distance sees of samples x [B, ...]: the features of a network, and random ones.
 
     Args:
         embed: images -> features [B, d] of the network.
         decode: samples -> images.
-        device: where the images are.
     """
-    random = RandomFeatures(BESIDE).to(device)
 
     def seen(x: Tensor) -> list[Tensor]:
         images = decode(x)
-        return [embed(images), random.embed(images)]
+        return [embed(images), joined(images)]
 
     return seen
 
